@@ -1,0 +1,59 @@
+"""graphopt rewrites ONNX models to be smaller and faster, and proves that they still compute the same.
+
+    import graphopt
+
+    result = graphopt.run("model.onnx")
+    print(result.report.verdict)
+    result.save("model.opt.onnx")
+
+The names below are loaded on first use: `import graphopt` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GraphOptError": "graphopt.errors",
+    "Model": "graphopt.model",
+    "PassError": "graphopt.errors",
+    "Result": "graphopt.api",
+    "RunReport": "graphopt.report.document",
+    "UserError": "graphopt.errors",
+    "load": "graphopt.api",
+    "run": "graphopt.api",
+    "validate": "graphopt.api",
+}
+
+__all__ = [
+    "GraphOptError",
+    "Model",
+    "PassError",
+    "Result",
+    "RunReport",
+    "UserError",
+    "__version__",
+    "load",
+    "run",
+    "validate",
+]
+
+if TYPE_CHECKING:
+    from graphopt.api import Result, load, run, validate
+    from graphopt.errors import GraphOptError, PassError, UserError
+    from graphopt.model import Model
+    from graphopt.report.document import RunReport
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
+    raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Reports: one data model (`document`), and what renders it."""
