@@ -227,9 +227,7 @@ def to_json(value: Any, schema: str, *, indent: int | None = 2) -> str:
         schema: name and number of the form, written first as `schema`.
         indent: as for `json.dumps`.
     """
-    return json.dumps(
-        {"schema": schema} | plain(value), indent=indent, ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps({"schema": schema} | plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -238,7 +236,7 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: for a value that is none of these (an array, say).
     """
-    if value is None or isinstance(value, str | bool | int) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, str | bool | int) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
