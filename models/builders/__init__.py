@@ -1,0 +1,1 @@
+"""One module per model: the network, how it is trained, and how it is exported."""
