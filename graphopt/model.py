@@ -1,0 +1,114 @@
+"""A model: its graph, and everything else that a model file holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt import ir
+from graphopt.io.copying import copy_graph
+from graphopt.io.exporter import export_model
+from graphopt.io.loading import Loaded, load_file, load_proto
+from graphopt.io.placement import Placement, Stripped
+from graphopt.io.sources import Sources
+from graphopt.io.weights import stored_size
+
+
+class Model:
+    """An ONNX model whose weights stay in their file until somebody reads them.
+
+    Attributes:
+        graph: the main body; `graph.functions` are the local functions.
+        path: the file it came from, if any.
+        opset_imports: opset version of each domain, "" for ai.onnx. A function has its own
+            (`function.opset_imports`).
+        ir_version: the ONNX IR version.
+        origin: the ModelProto without graph and functions: metadata, training info, ...
+        had_external_data: the file that it came from keeps weights in external data files.
+    """
+
+    def __init__(self, loaded: Loaded, path: Path | None = None) -> None:
+        self.graph: ir.Graph = loaded.graph
+        self.path = path
+        self.origin: onnx.ModelProto = loaded.origin
+        self.opset_imports: dict[str, int] = loaded.graph.opset_imports
+        self.ir_version: int = loaded.origin.ir_version
+        self.had_external_data = loaded.had_external
+        self._sources: Sources = loaded.sources
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | onnx.ModelProto | gs.Graph | Model,
+        *,
+        trust_external_paths: bool = False,
+    ) -> Model:
+        """Load a model.
+
+        Args:
+            source: a path; or a ModelProto or a gs.Graph, which are copied; or a Model, which is returned
+                as it is.
+            trust_external_paths: allow external data outside the model's folder, behind links, or in
+                hard-linked files.
+
+        Raises:
+            ModelError: it is missing, malformed, or refers to data that it must not.
+        """
+        if isinstance(source, Model):
+            return source
+        if isinstance(source, gs.Graph):
+            source = gs.export_onnx(source, do_type_check=False)
+        if isinstance(source, onnx.ModelProto):
+            return cls(load_proto(source))
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            return cls(load_file(path, trust_external_paths), path)
+        raise TypeError(f"cannot load a model from a {type(source).__name__}")
+
+    def bodies(self) -> list[ir.Body]:
+        """Every body, each before the body that holds it; functions first, the main graph last."""
+        return ir.bodies(self.graph)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take in a file: initializers of all bodies, without loading them."""
+        return sum(
+            stored_size(constant._values)
+            for body in self.bodies()
+            for constant in (*body.initializers, *body.defaults.values())
+        )
+
+    def to_proto(self, *, weights: Literal["inline", "none"] = "inline") -> onnx.ModelProto:
+        """The model as one message.
+
+        Args:
+            weights: "inline" loads every weight into it; "none" leaves tensors of more than 1 KiB
+                without data, except strings and what shape inference reads.
+        """
+        return self._export(Placement() if weights == "inline" else Stripped())
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The structure with small tensors only: enough for shape inference, cheap to make."""
+        return self._export(Stripped())
+
+    def to_gs(self) -> gs.Graph:
+        """A plain onnx-graphsurgeon graph with all weights; what gs cannot hold is lost in it."""
+        return gs.import_onnx(self.to_proto())
+
+    def copy(self) -> Model:
+        """An independent copy of the structure that shares the weights."""
+        graph = copy_graph(self.graph)
+        twin = Model(Loaded(graph, self.origin, self._sources, self.had_external_data), self.path)
+        twin.ir_version = self.ir_version
+        return twin
+
+    def _export(self, placement: Placement) -> onnx.ModelProto:
+        return export_model(
+            self.graph, self.origin, self.opset_imports, self.ir_version, self._sources, placement
+        )
+
+
