@@ -295,7 +295,10 @@ def _pass_names(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Pass) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, Pass)
+        and not inspect.isabstract(value)
+        and value.__module__ == module.__name__
     ]
 
 

@@ -1,0 +1,249 @@
+"""What a pass is.
+
+A pass is a frozen dataclass: its fields are its options, its docstring is its documentation, `name` and
+`numerics` are its contract. Three kinds, from the most general:
+
+* `Pass`: `run(graph, ctx)` once per body.
+* `NodePass`: `visit(node, graph, ctx)` at every node of the types `ops`, again wherever something changed
+  nearby, until nothing does.
+* `PatternPass`: `rewrite(match, graph, ctx)` wherever `pattern` matches, likewise.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from graphopt.errors import PassError, RefusedRewrite
+from graphopt.graph.rewriter import Rewriter
+from graphopt.graph.view import Array
+from graphopt.ir import Node, Tensor
+from graphopt.pattern.build import OpPattern, PatternBuilder, depth
+from graphopt.pattern.match import Failure, Match, find
+from graphopt.pipeline.targets import Target
+
+# A worklist that visits more than this many times the nodes it started with is not converging.
+FUEL = 64
+
+
+class Numerics(enum.Enum):
+    """How far a pass may move the numbers; the pipeline enforces it."""
+
+    EXACT = "EXACT"  # bit for bit
+    CLOSE = "CLOSE"  # within the model's own noise floor
+    LOSSY = "LOSSY"  # within an accuracy budget
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what passes may produce.
+
+    Attributes:
+        folded_bytes: largest constant that folding may create, in bytes.
+        growth_bytes: how much the constants that one fold creates may outweigh those it removes.
+    """
+
+    folded_bytes: int = 1 << 28
+    growth_bytes: int = 1 << 16
+
+
+class Evaluator(Protocol):
+    """Runs nodes whose inputs are all known."""
+
+    def __call__(
+        self, nodes: Sequence[Node], feeds: Mapping[Tensor, Array], opsets: Mapping[str, int]
+    ) -> tuple[dict[Tensor, Array], dict[Node, str]]:
+        """Values of the nodes' outputs, and for each node that could not be run the reason."""
+        ...
+
+
+@dataclass
+class PassContext:
+    """What a pass may ask for beyond the graph.
+
+    Attributes:
+        target: who will execute the model.
+        limits: bounds on what passes may produce.
+        evaluator: runs nodes; None where no runtime is installed.
+        interface_inputs: names of the model's inputs, which must stay.
+        marks: where each pass stands in the list of touched nodes, per body.
+    """
+
+    target: Target
+    limits: Limits = field(default_factory=Limits)
+    evaluator: Evaluator | None = None
+    marks: dict[tuple[Any, Any], int] = field(default_factory=dict)
+
+    def evaluate(
+        self, nodes: Sequence[Node], feeds: Mapping[Tensor, Array], opsets: Mapping[str, int]
+    ) -> tuple[dict[Tensor, Array], dict[Node, str]]:
+        """Run `nodes`, whose outer inputs are all in `feeds`, on the reference runtime.
+
+        Args:
+            nodes: in topological order.
+            feeds: values of every tensor that the nodes read and none of them computes.
+            opsets: operator set versions in force, by domain.
+
+        Returns:
+            Values by output tensor, and the reason for every node that could not be evaluated.
+        """
+        if self.evaluator is None:
+            return {}, dict.fromkeys(nodes, "no runtime is installed")
+        return self.evaluator(nodes, feeds, opsets)
+
+
+@dataclass(frozen=True)
+class Pass(abc.ABC):
+    """A rewrite of one body."""
+
+    name: ClassVar[str]
+    numerics: ClassVar[Numerics]
+
+    @abc.abstractmethod
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Rewrite `graph`, one body of the model. Called for every body, innermost first."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class NodePass(Pass):
+    """A pass that looks at single nodes and their surroundings.
+
+    Class attributes:
+        ops: operator types of the standard domain to visit; empty visits every node.
+        reach: how far downstream of a change a node may still be affected by it, in nodes.
+    """
+
+    ops: ClassVar[tuple[str, ...]] = ()
+    reach: ClassVar[int] = 2
+
+    @abc.abstractmethod
+    def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
+        """Rewrite at `node`, or return; raise RefusedRewrite to decline with a reason."""
+
+    def candidates(self, graph: Rewriter, ctx: PassContext) -> list[Node]:
+        """Nodes to visit: all at first, later those near a change since the last visit."""
+        state = graph._state
+        key = (self, graph.body)
+        mark = ctx.marks.get(key)
+        ctx.marks[key] = len(state.touched)
+        if mark is None:
+            return graph.by_op(*self.ops) if self.ops else list(state.index.nodes[graph.body])
+        return self._near(state.touched[mark:], graph)
+
+    def _near(self, touched: Iterable[Node], graph: Rewriter) -> list[Node]:
+        """Nodes of interest at most `reach` steps downstream of `touched`."""
+        readers, home = graph._index.readers, graph._index.home
+        seen: dict[Node, None] = {}
+        level = [n for n in dict.fromkeys(touched) if n in home]
+        for step in range(self.reach + 1):
+            fresh = [n for n in level if n not in seen]
+            seen.update(dict.fromkeys(fresh))
+            if step < self.reach:
+                level = [
+                    reader for n in fresh for t in n.outputs if t.name for reader in readers.get(t, ())
+                ]
+        return [
+            n for n in seen if home.get(n) is graph.body and (not self.ops or graph.is_op(n, *self.ops))
+        ]
+
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Visit candidates until nothing changes."""
+        state = graph._state
+        work = self.candidates(graph, ctx)
+        fuel = FUEL * (len(work) + 64)
+        while work and not state.journal.exhausted:
+            for node in work:
+                if node not in state.index.home:
+                    continue
+                fuel -= 1
+                if fuel < 0:
+                    raise PassError(self.name, f"does not come to an end in {graph.label} (at {node!r})")
+                try:
+                    self.visit(node, graph, ctx)
+                except RefusedRewrite as refused:
+                    if node in state.index.home:
+                        graph.refuse(node, refused.reason)
+            work = self.candidates(graph, ctx)
+
+
+@dataclass(frozen=True)
+class PatternPass(NodePass):
+    """A pass that rewrites every region matching a pattern."""
+
+    @abc.abstractmethod
+    def pattern(self, p: PatternBuilder) -> OpPattern | Sequence[OpPattern]:
+        """What to look for; of several alternatives the first that matches is taken."""
+
+    @abc.abstractmethod
+    def rewrite(self, m: Match, graph: Rewriter, ctx: PassContext) -> None:
+        """Replace the matched region; raise RefusedRewrite to decline. Runs inside one site."""
+
+    def alternatives(self) -> tuple[OpPattern, ...]:
+        """The patterns, built once per pass object."""
+        cached = self.__dict__.get("_alternatives")
+        if cached is None:
+            built = self.pattern(PatternBuilder())
+            cached = (built,) if isinstance(built, OpPattern) else tuple(built)
+            object.__setattr__(self, "_alternatives", cached)
+        result: tuple[OpPattern, ...] = cached
+        return result
+
+    def candidates(self, graph: Rewriter, ctx: PassContext) -> list[Node]:
+        """Nodes at which an alternative can start."""
+        state = graph._state
+        key = (self, graph.body)
+        mark = ctx.marks.get(key)
+        ctx.marks[key] = len(state.touched)
+        roots = dict.fromkeys((p.domain, op) for p in self.alternatives() for op in p.ops)
+        if mark is None:
+            return [n for domain, op in roots for n in graph.by_op(op, domain=domain)]
+        readers, home = state.index.readers, state.index.home
+        reach = max(depth(p) for p in self.alternatives())
+        seen: dict[Node, None] = {}
+        level = [n for n in dict.fromkeys(state.touched[mark:]) if n in home]
+        for _ in range(reach + 1):
+            fresh = [n for n in level if n not in seen]
+            seen.update(dict.fromkeys(fresh))
+            level = [r for n in fresh for t in n.outputs if t.name for r in readers.get(t, ())]
+        return [n for n in seen if home.get(n) is graph.body and (n.domain or "", n.op) in roots]
+
+    def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
+        """Match at `node` and rewrite."""
+        nearest = Failure()
+        for pattern in self.alternatives():
+            if node.op not in pattern.ops:
+                continue
+            match = find(pattern, node, graph, nearest)
+            if match is not None:
+                with graph.site(node, self.why(match)):
+                    self.rewrite(match, graph, ctx)
+                return
+        # Only a miss that came most of the way is worth telling a person about.
+        smallest = min(_operators(p) for p in self.alternatives())
+        if nearest.depth >= 1_000 or (smallest > 2 and nearest.depth >= smallest - 1):
+            graph.refuse(node, nearest.reason)
+
+    def why(self, m: Match) -> str:
+        """The rewrite in words, for the journal."""
+        return self.summary()
+
+
+def _operators(pattern: OpPattern) -> int:
+    """How many operators the pattern has, at least."""
+    from graphopt.pattern.build import EitherPattern
+
+    total = 1
+    for p in pattern.inputs:
+        if isinstance(p, OpPattern):
+            total += _operators(p)
+        elif isinstance(p, EitherPattern):
+            total += min(_operators(o) if isinstance(o, OpPattern) else 0 for o in p.options)
+    return total

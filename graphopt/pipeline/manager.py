@@ -1,0 +1,171 @@
+"""Running passes over a model: order, fixpoint groups, instruments. One call is one deterministic run.
+
+Nothing here proves anything: `transaction` runs this again, with a limit or with sites left out, to find
+out which rewrite is wrong. That works because a run depends on nothing but the model, the steps, and the
+journal's `limit` and `skip`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from graphopt.errors import GraphOptError, PassError, UserError
+from graphopt.graph.journal import Journal, SiteKey
+from graphopt.graph.rewriter import Rewriter
+from graphopt.graph.shapes import infer
+from graphopt.graph.state import GraphState
+from graphopt.model import Model
+from graphopt.pipeline.base import Evaluator, Limits, NodePass, Pass, PassContext
+from graphopt.pipeline.instruments import CheckStructure, Instrument, Timing
+from graphopt.pipeline.registry import Fixpoint, Step
+from graphopt.pipeline.targets import Target
+
+# Rounds after which a fixpoint group that still changes something is stopped.
+MAX_ROUNDS = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on besides the model and the steps.
+
+    Attributes:
+        target: who will execute the model.
+        limits: bounds on what passes may produce.
+        keep: globs over node and tensor names that no pass may touch.
+        evaluator: runs constant nodes; None where no runtime is installed.
+        deadline: `time.monotonic()` at which to give up, None for never.
+    """
+
+    target: Target
+    limits: Limits = field(default_factory=Limits)
+    keep: tuple[str, ...] = ()
+    evaluator: Evaluator | None = None
+    deadline: float | None = None
+
+    def check_deadline(self) -> None:
+        """Raise UserError if the time is up."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise UserError("the time limit is reached", fix="raise --timeout, or run fewer passes")
+
+
+@dataclass
+class Execution:
+    """One finished run.
+
+    Attributes:
+        model: the rewritten model.
+        journal: what happened.
+        timing: how long each pass took.
+        order: the passes that ran, in order of their first run.
+    """
+
+    model: Model
+    journal: Journal
+    timing: Timing
+    order: list[Pass]
+
+
+def flatten(steps: Iterable[Step]) -> list[Pass]:
+    """The passes of a pipeline, each once, in order of appearance."""
+    found: dict[Pass, None] = {}
+    for step in steps:
+        found.update(dict.fromkeys(flatten(step.steps) if isinstance(step, Fixpoint) else [step]))
+    return list(found)
+
+
+def without(steps: Sequence[Step], names: Collection[str]) -> tuple[Step, ...]:
+    """`steps` less the passes called `names`."""
+    kept: list[Step] = []
+    for step in steps:
+        if isinstance(step, Fixpoint):
+            inner = without(step.steps, names)
+            if inner:
+                kept.append(Fixpoint(inner, step.limit))
+        elif step.name not in names:
+            kept.append(step)
+    return tuple(kept)
+
+
+def execute(
+    model: Model,
+    steps: Sequence[Step],
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    skip: frozenset[SiteKey] = frozenset(),
+    instruments: Sequence[Instrument] = (),
+) -> Execution:
+    """Run `steps` on `model`, which is changed in place.
+
+    Args:
+        model: the model.
+        steps: passes and fixpoint groups.
+        settings: target, limits, what to keep.
+        limit: apply only this many rewrites (bisection).
+        skip: sites not to rewrite (rolled back earlier).
+        instruments: watchers, besides timing and structural verification.
+
+    Raises:
+        PassError: a pass raised, or left the graph malformed; it says which.
+        UserError: the time limit is reached.
+    """
+    journal = Journal(limit=limit, skip=skip)
+    state = GraphState(model, infer(model), journal, settings.keep)
+    ctx = PassContext(settings.target, settings.limits, settings.evaluator)
+    timing = Timing()
+    runner = _Runner(state, ctx, settings, [timing, CheckStructure(), *instruments])
+    runner.run(steps)
+    for instrument in runner.instruments:
+        instrument.at_end(state)
+    return Execution(state.finish(), journal, timing, list(runner.order))
+
+
+class _Runner:
+    def __init__(
+        self, state: GraphState, ctx: PassContext, settings: Settings, instruments: list[Instrument]
+    ) -> None:
+        self.state, self.ctx, self.settings, self.instruments = state, ctx, settings, instruments
+        self.order: dict[Pass, None] = {}
+        self.last_run: dict[Pass, int] = {}
+
+    def run(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Fixpoint):
+                self.fixpoint(step)
+            else:
+                self.run_pass(step)
+
+    def fixpoint(self, group: Fixpoint) -> None:
+        changes = self.state.journal.changes
+        for _ in range(group.limit or MAX_ROUNDS):
+            before = len(changes)
+            self.run(group.steps)
+            if len(changes) == before:
+                return
+
+    def run_pass(self, item: Pass) -> None:
+        state, journal = self.state, self.state.journal
+        self.order.setdefault(item)
+        # Passes are deterministic: on a graph that has not changed since, the answer is the same.
+        if self.last_run.get(item) == len(journal.changes) or journal.exhausted:
+            return
+        self.settings.check_deadline()
+        state.pass_name = item.name
+        before = len(journal.changes)
+        for instrument in self.instruments:
+            instrument.before_pass(item, state)
+        for body in state.live_bodies():
+            if not state.is_attached(body):
+                continue
+            try:
+                item.run(Rewriter(state, body), self.ctx)
+            except GraphOptError:
+                raise
+            except Exception as e:
+                raise PassError(item.name, f"{type(e).__name__}: {e}") from e
+        for instrument in self.instruments:
+            instrument.after_pass(item, state, len(journal.changes) - before)
+        # A NodePass ends where it has nothing left to do; any other pass may find more on a second run.
+        self.last_run[item] = len(journal.changes) if isinstance(item, NodePass) else before
