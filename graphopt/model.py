@@ -14,6 +14,8 @@ from graphopt.io.copying import copy_graph
 from graphopt.io.exporter import export_model
 from graphopt.io.loading import Loaded, load_file, load_proto
 from graphopt.io.placement import Placement, Stripped
+from graphopt.io.save import SavedFiles, save_model
+from graphopt.io.session_source import SessionSource, session_source
 from graphopt.io.sources import Sources
 from graphopt.io.weights import stored_size
 
@@ -105,6 +107,34 @@ class Model:
         twin = Model(Loaded(graph, self.origin, self._sources, self.had_external_data), self.path)
         twin.ir_version = self.ir_version
         return twin
+
+    def session_source(self) -> SessionSource:
+        """The model in a form that a runtime opens without copying its weights.
+
+        Raises:
+            ModelError: more than 2 GiB of weights are neither in files nor in the main graph.
+        """
+        return session_source(self._export, self._sources)
+
+    def save(
+        self, path: str | Path, *, external_data: bool | None = None, overwrite: bool = True
+    ) -> SavedFiles:
+        """Write the model atomically: a failure leaves everything as it was.
+
+        Args:
+            path: the file to write, which may be the one that the model came from.
+            external_data: keep the weights in a file `<name>.data` beside the model; None: when the
+                input had external data, or the model would pass 2 GiB.
+            overwrite: replace an existing file.
+
+        Raises:
+            UserError: the model cannot be written there.
+        """
+        if external_data is None and self.had_external_data:
+            external_data = True
+        return save_model(
+            Path(path), self._export, self._sources, external=external_data, overwrite=overwrite
+        )
 
     def _export(self, placement: Placement) -> onnx.ModelProto:
         return export_model(

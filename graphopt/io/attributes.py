@@ -34,6 +34,7 @@ _TYPE_OF_FIELD: Final = {
 
 ReadTensor: TypeAlias = Callable[[onnx.TensorProto], ir.Constant]
 ReadGraph: TypeAlias = Callable[[onnx.GraphProto], ir.Graph]
+Keep: TypeAlias = Callable[[onnx.AttributeProto], None]
 WriteTensor: TypeAlias = Callable[[ir.Constant], onnx.TensorProto]
 WriteGraph: TypeAlias = Callable[[Any], onnx.GraphProto]
 
@@ -46,8 +47,16 @@ def text(data: bytes) -> str | bytes:
         return data
 
 
-def decode(attribute: onnx.AttributeProto, tensor: ReadTensor, graph: ReadGraph) -> Any:
+def decode(
+    attribute: onnx.AttributeProto, tensor: ReadTensor, graph: ReadGraph, keep: Keep
+) -> Any:
     """The Python value of an attribute.
+
+    Args:
+        attribute: the message.
+        tensor: makes the constant of a tensor attribute.
+        graph: makes the body of a graph attribute.
+        keep: called with an attribute that is kept as the message itself.
 
     Returns:
         float, int, str (bytes where not UTF-8), lists of these, ir.Constant for a tensor, ir.Graph or a
@@ -81,7 +90,8 @@ def decode(attribute: onnx.AttributeProto, tensor: ReadTensor, graph: ReadGraph)
                 typed = _A()
                 typed.CopyFrom(attribute)
                 typed.type = _TYPE_OF_FIELD[field.name]
-                return decode(typed, tensor, graph)
+                return decode(typed, tensor, graph, keep)
+    keep(attribute)
     return attribute
 
 

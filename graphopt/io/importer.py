@@ -17,6 +17,8 @@ from graphopt.io.attributes import decode
 from graphopt.io.dtypes import NP_DTYPES
 from graphopt.io.tensors import TensorReader
 
+_A = onnx.AttributeProto
+
 
 class Scope(dict[str, ir.Tensor]):
     """The names that one body defines."""
@@ -75,6 +77,8 @@ class _Importer:
 
     def run(self) -> ir.Graph:
         proto = self.proto
+        for training in proto.training_info:
+            self.reader.embed(training)
         for function in proto.functions:
             self.functions.append(self._function(function))
         main = self._graph(proto.graph, (), self.imports, self.opsets)
@@ -175,7 +179,7 @@ class _Importer:
         opsets: list[onnx.OperatorSetIdProto],
     ) -> list[ir.Node]:
         node_class, variable_class, find = ir.Node, ir.Variable, scope.get
-        read_tensor = self._attribute_tensor
+        read_tensor, embed = self._attribute_tensor, self.reader.embed
 
         def read_graph(graph: onnx.GraphProto) -> ir.Graph:
             return self._graph(graph, (*outer, scope), imports, opsets)
@@ -200,7 +204,7 @@ class _Importer:
                 elif kind == 7 and not attribute.ref_attr_name:
                     attrs[attribute.name] = list(attribute.ints)
                 else:
-                    attrs[attribute.name] = decode(attribute, read_tensor, read_graph)
+                    attrs[attribute.name] = decode(attribute, read_tensor, read_graph, embed)
             domain = proto.domain
             if domain == "ai.onnx":
                 domain = ""
@@ -219,6 +223,13 @@ class _Importer:
         constant = ir.Constant(tensor.name, self.reader.values(tensor))
         constant.origin = tensor
         return constant
+
+    def _default(self, attribute: onnx.AttributeProto) -> Any:
+        """Default of a function's attribute; written back as it is, so nothing is taken out of it."""
+        self.reader.embed(attribute)
+        if attribute.type in (_A.GRAPH, _A.GRAPHS):
+            return attribute
+        return decode(attribute, self._attribute_tensor, _no_graph, self.reader.embed)
 
     def _function(self, proto: onnx.FunctionProto) -> ir.Function:
         opsets = list(proto.opset_import) or self.opsets
@@ -240,12 +251,9 @@ class _Importer:
             else:
                 describe(tensor, info)
 
-        def no_graph(graph: onnx.GraphProto) -> ir.Graph:
-            return self._graph(graph, (), imports, opsets)
-
         attrs: dict[str, Any] = dict.fromkeys(proto.attribute)
         for attribute in proto.attribute_proto:
-            attrs[attribute.name] = decode(attribute, self._attribute_tensor, no_graph)
+            attrs[attribute.name] = self._default(attribute)
         function = ir.Function(
             name=proto.name,
             domain=proto.domain,
@@ -265,6 +273,10 @@ class _Importer:
         proto.ClearField("value_info")
         proto.value_info.extend(extra_infos)
         return function
+
+
+def _no_graph(graph: onnx.GraphProto) -> ir.Graph:
+    raise ModelError(f"graph {graph.name!r} is an attribute without a type")
 
 
 def _declare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import onnx.defs
@@ -149,3 +149,28 @@ def _not_a_model(source: Source, path: Path | None, error: wire.WireError | None
     return ModelError(
         "this is not an ONNX model", where=where, fix="Name the .onnx file that an exporter wrote."
     )
+
+
+def data_locations(path: Path) -> set[str]:
+    """Locations of the external data that a file refers to; none when it is no readable model."""
+    try:
+        sources = Sources()
+        data, _ = lift(sources.file(path), Tickets())
+        proto = onnx.ModelProto()
+        serialized = data if isinstance(data, bytes) else bytes(data)
+        if b"location" not in serialized:
+            return set()
+        proto.ParseFromString(serialized)
+    except (ModelError, DecodeError):
+        return set()
+    found: set[str] = set()
+    stack: list[Any] = [proto]
+    while stack:
+        message = stack.pop()
+        if isinstance(message, onnx.TensorProto):
+            found.update(e.value for e in message.external_data if e.key == "location")
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                stack.extend(value if field.is_repeated else (value,))
+    return found

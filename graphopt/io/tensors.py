@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Final
+from typing import Any, Final
 
 import onnx
 from onnx_graphsurgeon.ir.tensor import LazyValues
@@ -90,6 +90,24 @@ class TensorReader:
         if tensor.indices.data_type != onnx.TensorProto.INT64 or len(tensor.indices.dims) not in (1, 2):
             raise ModelError(f"sparse tensor {name!r} has indices that are not int64 of rank 1 or 2")
         return SparseProtoValues(tensor, self.values(tensor.values), self.values(tensor.indices))
+
+    def embed(self, message: Any) -> None:
+        """Pull external data into the tensors of a message that graphopt passes on as it is.
+
+        Raises:
+            ModelError: a reference breaks a rule of external data.
+        """
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL:
+                region = self._external.region(message)
+                message.ClearField("external_data")
+                message.ClearField("data_location")
+                message.raw_data = bytes(region.view())
+            return
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                for inner in value if field.is_repeated else (value,):
+                    self.embed(inner)
 
 
 def lift(source: Source, tickets: Tickets) -> tuple[bytes | memoryview, list[Region]]:

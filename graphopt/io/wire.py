@@ -21,13 +21,13 @@ _MAX_DEPTH: Final = 100
 
 _RAW: Final = "raw_data"
 # message -> field number -> the message that it holds. Only what leads to tensors that we lift.
-_MODEL: Final[dict[int, str]] = {7: "graph", 25: "function"}
 _NESTED: Final[dict[str, dict[int, str]]] = {
-    "model": _MODEL,
-    "graph": {1: "node", 5: "tensor"},
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 11: "graph"},
+    "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {9: _RAW},
 }
 
