@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -33,6 +34,7 @@ from report import OURS, Costs, ModelResult, Row
 
 HERE = Path(__file__).resolve().parent
 PEERS = ("onnxsim", "onnxslim", "onnxoptimizer", "onnxscript", "ort_basic")
+NO_COSTS = Costs(math.nan, math.nan, math.nan, math.nan)
 SLOW = 60.0
 """Seconds from which a tool is not run again on the same model."""
 
@@ -44,7 +46,7 @@ class Tool:
     Attributes:
         name: as in the tables.
         template: its command line with `{in}` and `{out}`.
-        timed_out: it was stopped on an earlier, smaller synthetic model.
+        timed_out: it was stopped at the time limit on the model before.
     """
 
     name: str
@@ -122,15 +124,23 @@ class Benchmark:
         self.repeat: int = args.repeat
         self.timeout: float = args.timeout
 
-    def measure(self, model: Path, work: Path) -> ModelResult:
-        """All tools on `model`; their files go to `work` and are gone afterwards."""
+    def measure(self, model: Path, work: Path, *, grown: bool) -> ModelResult:
+        """All tools on `model`; their files go to `work` and are gone afterwards.
+
+        `grown`: it is a larger version of the model before, so tools that were stopped there are left out.
+        """
         before = self.judge.ask("count", model)
         kept = work / "reference"
         kept.mkdir()
         if not self.judge.ask("reference", model, kept)["sets"]:
             raise RuntimeError("it runs on neither input set")
         mine = Runs(self.ours, work / OURS) if self.ours else None
-        rows = [self.against(peer, mine, model, work, kept) for peer in self.peers if not peer.timed_out]
+        rows = []
+        for peer in self.peers:
+            if grown and peer.timed_out:
+                rows.append(Row(peer.name, NO_COSTS, "left out: too slow on a smaller graph"))
+            else:
+                rows.append(self.against(peer, mine, model, work, kept))
         if mine is not None:
             if not mine.usages:
                 mine.again(model, self.timeout)
@@ -195,17 +205,20 @@ def pin(cpu: int | None) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if cpu is None else cpu})
 
 
-def models(args: argparse.Namespace, work: Path) -> Iterator[Path]:
-    """The models to run on; synthetic ones are written when they are needed and removed afterwards."""
-    yield from args.models
+def models(args: argparse.Namespace, work: Path) -> Iterator[tuple[Path, bool]]:
+    """The models to run on, and whether each is a larger version of the one before.
+
+    Synthetic ones are written when they are needed and removed afterwards.
+    """
+    yield from ((model, False) for model in args.models)
     python = str(args.peers_python)
     wanted = [("nodes", count, f"decoder_{count}_nodes") for count in args.scale]
     if args.big is not None:
         wanted.append(("bytes", round(args.big * 1e9), f"decoder_{args.big:g}_GB"))
-    for what, amount, name in wanted:
+    for index, (what, amount, name) in enumerate(wanted):
         path = work / f"{name}.onnx"
         subprocess.run([python, str(HERE / "synthetic.py"), what, str(amount), str(path)], check=True)
-        yield path
+        yield path, what == "nodes" and index > 0
         path.unlink()
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
@@ -278,11 +291,11 @@ def main() -> None:
     benchmark = Benchmark(ours, peers, judge, args)
     results: list[ModelResult] = []
     with tempfile.TemporaryDirectory(prefix="peers-", dir=args.work) as folder:
-        for model in models(args, Path(folder)):
+        for model, grown in models(args, Path(folder)):
             work = Path(folder) / "runs"
             work.mkdir()
             try:
-                results.append(benchmark.measure(model.resolve(), work))
+                results.append(benchmark.measure(model.resolve(), work, grown=grown))
             except RuntimeError as error:
                 print(f"{model.name}: left out, the original cannot be judged: {error}", file=sys.stderr)
                 shutil.rmtree(work)
