@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PASS_GROUP = "graphopt.passes"
 PRESET_GROUP = "graphopt.presets"
 
-#: The name that stands for the target's default pipeline.
+#: The preset that runs when nobody says otherwise.
 DEFAULT = "default"
 #: The name that stands for no pass at all.
 NONE = "none"
@@ -122,14 +122,14 @@ class Registry:
         return text
 
     def resolve(
-        self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None, *, default: str
+        self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None, *, default: str | None = None
     ) -> tuple[Step, ...]:
         """The passes to run, with presets replaced by what they stand for.
 
         Args:
             passes: a pipeline string, or a list of such strings, passes, groups, and parsed specs. None and
-                the name "default" stand for `default`; "none" for nothing.
-            default: the target's default pipeline.
+                the name "default" stand for the default pipeline, "none" for nothing.
+            default: the target's default pipeline; None: the preset "default".
 
         Raises:
             UserError: a name or an option is not known.
@@ -147,7 +147,7 @@ class Registry:
                 steps.append(item)
         return tuple(steps)
 
-    def _expand(self, specs: Iterable[Spec], default: str, inside: tuple[str, ...]) -> list[Step]:
+    def _expand(self, specs: Iterable[Spec], default: str | None, inside: tuple[str, ...]) -> list[Step]:
         steps: list[Step] = []
         for spec in specs:
             if isinstance(spec, FixpointSpec):
@@ -162,7 +162,9 @@ class Registry:
                 raise UserError(f"preset {name!r} takes no options", fix="give them to the passes in it")
             if name in inside:
                 raise UserError(f"preset {name!r} contains itself: {' -> '.join((*inside, name))}")
-            text = "" if name == NONE else default if name == DEFAULT else self.preset(name)
+            if name == NONE:
+                continue
+            text = default if name == DEFAULT and default is not None else self.preset(name)
             steps += self._expand(parse_pipeline(text), default, (*inside, name))
         return steps
 
@@ -190,9 +192,7 @@ class Registry:
     def _entry(self, name: str, table: Mapping[str, tuple[Entry, ...]]) -> Entry:
         entries = table.get(name)
         if not entries:
-            known = sorted(
-                {*self._passes, *self._presets, DEFAULT, NONE} if table is self._passes else self._presets
-            )
+            known = sorted({*self._passes, *self._presets, NONE} if table is self._passes else self._presets)
             kind = "pass" if table is self._passes else "preset"
             raise UserError(
                 f"there is no {kind} {name!r}",
@@ -228,7 +228,7 @@ def _by_name(entries: Iterable[Entry]) -> dict[str, tuple[Entry, ...]]:
     """Entries by name. The same object offered twice (a checkout beside its installation) counts once."""
     table: dict[str, dict[str, Entry]] = {}
     for entry in entries:
-        if entry.name in (DEFAULT, NONE, FIXPOINT):
+        if entry.name in (NONE, FIXPOINT):
             raise UserError(
                 f"{entry.source} offers {entry.name!r}, which has a meaning of its own", fix="uninstall it"
             )

@@ -45,7 +45,7 @@ class ModelStats:
         nodes_without_constants: nodes other than Constant.
         initializers: number of initializers.
         parameters: elements in floating-point initializers and Constant nodes.
-        bytes: bytes of all initializers and the protobuf around them, as the file would hold them.
+        bytes: bytes of all initializers and of the values of Constant nodes.
         ops: op type (`domain::op` outside the standard domain) -> how many.
         opsets: domain ("" is ai.onnx) -> version.
         ir_version: the file format's version.

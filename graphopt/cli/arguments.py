@@ -1,0 +1,128 @@
+"""Arguments that several verbs share, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from graphopt.errors import UserError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|)", re.IGNORECASE)
+_SECONDS = {"ms": 1e-3, "": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def add_model(parser: argparse.ArgumentParser, name: str = "MODEL", what: str = "an ONNX file") -> None:
+    """A positional model file."""
+    action = parser.add_argument(name.lower(), metavar=name, help=what)
+    action.complete = FILE  # type: ignore[attr-defined]
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """`--trust-external-paths`."""
+    parser.add_argument(
+        "--trust-external-paths",
+        action="store_true",
+        help="follow external data out of the model's folder (default: refuse)",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """What models are run on: `--data`, `--input-shape`, `--providers`."""
+    group = parser.add_argument_group("inputs and runtimes")
+    add_input_shape(group)
+    data = group.add_argument(
+        "--data", metavar="PATH", help="real inputs: an .npz file, or a folder of them (default: synthesized)"
+    )
+    data.complete = FILE  # type: ignore[attr-defined]
+    group.add_argument(
+        "--providers",
+        metavar="LIST",
+        default="cpu",
+        help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
+    )
+
+
+def add_input_shape(parser: argparse._ActionsContainer) -> None:
+    """`--input-shape`."""
+    parser.add_argument(
+        "--input-shape",
+        metavar="NAME:DIMS",
+        action="append",
+        default=[],
+        help="shape of a dynamic input, as in image:1,3,224,224; repeatable",
+    )
+
+
+def add_output_style(parser: argparse.ArgumentParser) -> None:
+    """`--json`, `--quiet`, `-v`."""
+    group = parser.add_argument_group("what is printed")
+    group.add_argument("--json", action="store_true", help="the report as JSON, and nothing else, on stdout")
+    group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="leave nothing out")
+
+
+#: How shells complete a file name, and the name of a pass (read by shtab; see cli/completion.py).
+FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
+
+
+def input_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`["image:1,3,224,224"]` as `{"image": (1, 3, 224, 224)}`; a scalar is `name:`.
+
+    Raises:
+        UserError: a value is not of that form, or names an input twice.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for value in values:
+        name, colon, dims = value.rpartition(":")  # names may hold colons, dims do not
+        words = [word for word in re.split(r"[,x\s]+", dims) if word]
+        if not colon or not name or not all(word.isdigit() for word in words):
+            raise UserError(f"--input-shape {value!r} is not NAME:DIMS", fix="as in: image:1,3,224,224")
+        if name in shapes:
+            raise UserError(f"--input-shape names the input {name!r} twice")
+        shapes[name] = tuple(map(int, words))
+    return shapes
+
+
+def comma_list(value: str) -> tuple[str, ...]:
+    """`"cpu, cuda"` as `("cpu", "cuda")`."""
+    return tuple(word for word in re.split(r"[,\s]+", value) if word)
+
+
+def byte_size(value: str) -> int:
+    """`"8GB"`, `"512MiB"`, `"4096"` as a number of bytes; GB counts in thousands, GiB in 1024s.
+
+    Raises:
+        UserError: it is not a size.
+    """
+    match = _SIZE.fullmatch(value.strip())
+    if not match:
+        raise UserError(f"{value!r} is not a size", fix="as in: 8GB, 512MiB")
+    number, unit, binary = match.groups()
+    power = " kmgt".index(unit.lower() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def duration(value: str) -> float:
+    """`"90"`, `"90s"`, `"10min"`, `"1h"`: seconds.
+
+    Raises:
+        UserError: it is not a duration.
+    """
+    match = _TIME.fullmatch(value.strip())
+    if not match:
+        raise UserError(f"{value!r} is not a duration", fix="as in: 90s, 10min, 1h")
+    return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def choice(value: str, allowed: Sequence[str], option: str) -> str:
+    """`value`, which is one of `allowed`.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{option} cannot be {value!r}", fix=f"one of: {', '.join(allowed)}")
+    return value

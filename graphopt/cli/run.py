@@ -1,0 +1,225 @@
+"""Optimize a model, prove the result, and write it.
+
+Runs the passes over MODEL, compares the result with MODEL on ONNX Runtime, and writes it only if it is
+right: a rewrite that is wrong is rolled back and named, and the rest is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt.cli import arguments
+from graphopt.errors import UserError
+
+if TYPE_CHECKING:
+    from graphopt.api import Result
+    from graphopt.pipeline.spec import Spec
+    from graphopt.report.document import RunReport
+
+VERB = "run"
+
+_VERIFY = ("final", "each", "off")
+_SUFFIXES = (".onnx", ".pb")
+#: Options that a --config file may set, by their names on the command line.
+_SETTINGS = ("target", "verify", "keep", "providers", "data", "memory-limit", "timeout", "strict")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    arguments.add_model(parser)
+    passes = parser.add_argument_group("what is done")
+    action = passes.add_argument(
+        "--passes",
+        metavar="LIST",
+        nargs="?",
+        const="default",
+        action="append",
+        help="passes, presets and pipeline strings, comma separated; repeatable; without LIST (or without "
+        "the option) the target's default pipeline; none only loads and saves",
+    )
+    action.complete = arguments.PASSES  # type: ignore[attr-defined]
+    passes.add_argument("--config", metavar="TOML", help="a pipeline file")
+    passes.add_argument(
+        "--target",
+        metavar="NAME",
+        help="who runs the result: portable (default), ort-cpu, ort-cuda, tensorrt",
+    )
+    passes.add_argument(
+        "--keep",
+        metavar="GLOB",
+        action="append",
+        help="leave nodes and tensors of this name alone; repeatable",
+    )
+    where = parser.add_argument_group("where it is written")
+    output = where.add_argument(
+        "-o", "--output", metavar="FILE", help="default: MODEL.opt.onnx beside the input"
+    )
+    output.complete = arguments.FILE  # type: ignore[attr-defined]
+    where.add_argument("--in-place", action="store_true", help="overwrite MODEL")
+    where.add_argument(
+        "--external-data",
+        action=argparse.BooleanOptionalAction,
+        help="weights in a file beside the model (default: as in the input, and from 2 GiB on)",
+    )
+    where.add_argument("--repro-dir", metavar="DIR", help="where reproducers of wrong rewrites are written")
+    proof = parser.add_argument_group("how it is proven")
+    proof.add_argument(
+        "--verify",
+        metavar="WHEN",
+        help=f"{', '.join(_VERIFY)}: compare at the end (default), after each pass, never",
+    )
+    proof.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="write nothing and exit 1 unless the result is proven",
+    )
+    proof.add_argument("--timeout", metavar="TIME", help="give up after this long, as in 90s, 10min")
+    proof.add_argument("--memory-limit", metavar="SIZE", help="stay below this, as in 8GB")
+    arguments.add_trust(parser)
+    arguments.add_inputs(parser)
+    arguments.add_output_style(parser)
+    parser.add_argument(
+        "--explain", action="store_true", help="list the rewrites that nearly happened, and why not"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the verb; returns the exit code."""
+    if not args.model:
+        raise UserError("no model was named")
+    steps, settings = _config(args)
+    source = Path(args.model)
+    output = _output_path(args, source)
+    options = _run_options(args, settings)
+
+    from graphopt import api
+    from graphopt.cli.terminal import progress
+
+    with progress(quiet=args.quiet) as report_progress:
+        model = api.load(source, trust_external_paths=args.trust_external_paths)
+        result = api.run(
+            model,
+            args.passes if args.passes is not None else steps,
+            progress=report_progress,
+            repro_dir=args.repro_dir or output.parent / f"{output.stem}.repro",
+            **options,
+        )
+        code: int = result.report.exit_code(strict=bool(settings.get("strict")))
+        report = result.report if code == 1 else _save(result, output, args.external_data)
+    _print(report, args)
+    return code
+
+
+def _config(args: argparse.Namespace) -> tuple[tuple[Spec, ...] | None, dict[str, Any]]:
+    """The pipeline file's steps, and the settings: the command line's, else the file's."""
+    from graphopt.pipeline.spec import read_pipeline_file
+
+    steps, settings = None, {}
+    if args.config:
+        file = read_pipeline_file(args.config, settings=_SETTINGS)
+        steps = file.steps
+        settings = {key: _checked(key, value, args.config) for key, value in file.settings.items()}
+    for key in _SETTINGS:
+        value = getattr(args, key.replace("-", "_"))
+        if value is not None:
+            settings[key] = value
+    return steps, settings
+
+
+def _checked(key: str, value: object, where: str) -> object:
+    """A setting of a pipeline file, of the type that the command line would give it."""
+    if key == "strict":
+        if not isinstance(value, bool):
+            raise UserError("`strict` is true or false", where=where)
+        return value
+    if key in ("keep", "providers") and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return value if key == "keep" else ",".join(value)
+    if key in ("timeout", "memory-limit") and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"`{key}` is text", where=where)
+    return [value] if key == "keep" else value
+
+
+def _run_options(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `graphopt.run`."""
+    options: dict[str, Any] = {
+        "target": settings.get("target", "portable"),
+        "verify": arguments.choice(settings.get("verify", "final"), _VERIFY, "--verify"),
+        "keep": tuple(settings.get("keep", ())),
+        "providers": arguments.comma_list(settings.get("providers", "cpu")),
+        "input_shapes": arguments.input_shapes(args.input_shape) or None,
+        "data": settings.get("data"),
+    }
+    if "timeout" in settings:
+        options["timeout"] = arguments.duration(settings["timeout"])
+    if "memory-limit" in settings:
+        options["memory_limit"] = arguments.byte_size(settings["memory-limit"])
+    return options
+
+
+def _output_path(args: argparse.Namespace, source: Path) -> Path:
+    """Where the result goes; everything that can be wrong with it is said before any work is done."""
+    if args.in_place and args.output:
+        raise UserError("-o and --in-place exclude each other")
+    if args.in_place:
+        output = source
+    elif args.output:
+        output = Path(args.output)
+    else:
+        output = source.with_name(f"{source.stem}.opt.onnx")
+    where = str(output)
+    if output.is_dir():
+        raise UserError("the output is a folder", where=where, fix="give a file name, as in: -o out.onnx")
+    if not args.in_place and output.suffix.lower() not in _SUFFIXES:
+        raise UserError(
+            f"the output's extension is {output.suffix or 'missing'!r}, and it will be an ONNX file",
+            where=where,
+            fix=f"call it {output.with_suffix('.onnx').name}",
+        )
+    if not args.in_place and output.exists() and source.exists() and output.samefile(source):
+        raise UserError("the output is the input", where=where, fix="say --in-place if that is what you want")
+    folder = output.resolve().parent
+    if not folder.is_dir():
+        raise UserError(
+            "the output's folder does not exist", where=where, fix=f"create it: mkdir -p {folder}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError("the output's folder is not writable", where=where, fix="choose another with -o")
+    return output
+
+
+def _save(result: Result, output: Path, external_data: bool | None) -> RunReport:
+    """Write the model and return the report that says so."""
+    from graphopt.report.document import FileInfo
+
+    try:
+        saved = result.save(output, external_data=external_data)
+    except OSError as exc:
+        raise UserError(
+            f"the result cannot be written: {exc.strerror or exc}",
+            where=str(output),
+            fix="nothing was written; free space or choose another place with -o",
+        ) from exc
+    raise NotImplementedError(saved, FileInfo, replace)
+
+
+def _print(report: RunReport, args: argparse.Namespace) -> None:
+    import sys
+
+    if args.json:
+        sys.stdout.write(report.to_json() + "\n")
+        return
+    from graphopt.cli.terminal import console
+    from graphopt.report.console import render
+
+    if not args.quiet:
+        render(report, console(), explain=args.explain, verbose=args.verbose)
+    elif report.verdict in ("failed", "rolled back"):
+        render(replace(report, passes=(), outputs=()), console(sys.stderr))

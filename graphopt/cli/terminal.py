@@ -1,0 +1,95 @@
+"""Where output goes: the report to stdout; progress, warnings and errors to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Self, TextIO
+
+from graphopt.report.text import clean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_PIPE_WIDTH = 100
+_MAX_WIDTH = 120
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console on `stream` (stdout by default) that shows model names as they are.
+
+    Colours only on a terminal, and never with NO_COLOR (rich sees to both).
+    """
+    from rich.console import Console
+
+    stream = sys.stdout if stream is None else stream
+    result = Console(file=stream, markup=False, highlight=False, emoji=False)
+    if not result.is_terminal:
+        result.width = _PIPE_WIDTH
+    else:
+        result.width = min(result.width, _MAX_WIDTH)
+    return result
+
+
+class Progress:
+    """Says on stderr what is going on: one live line on a terminal, otherwise a line per new stage.
+
+    Called as `progress(stage, detail)`.
+
+    Args:
+        out: where to, a console on stderr.
+        verbose: without a terminal, a line per detail as well.
+    """
+
+    def __init__(self, out: Console, *, verbose: bool = False) -> None:
+        self._out = out
+        self._verbose = verbose
+        self._last = ""
+        self._live: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._out.is_terminal:
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            text = TextColumn("{task.description}", markup=False)
+            self._live = Progress(
+                SpinnerColumn(), TimeElapsedColumn(), text, console=self._out, transient=True
+            )
+            self._live.start()
+            self._task = self._live.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, stage: str, detail: str = "") -> None:
+        """Report that `stage` is being worked on, at `detail`."""
+        text = f"{stage}: {detail}" if detail else stage
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, description=clean(text))
+            return
+        shown = text if self._verbose else stage
+        if shown != self._last:
+            self._out.print(clean(shown), soft_wrap=True)
+        self._last = shown
+
+
+class Silence:
+    """A progress that says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __call__(self, stage: str, detail: str = "") -> None:
+        """Ignore it."""
+
+
+def progress(*, quiet: bool, verbose: bool = False) -> Progress | Silence:
+    """The progress display for this process."""
+    return Silence() if quiet else Progress(console(sys.stderr), verbose=verbose)

@@ -1,0 +1,276 @@
+"""The report of a run as text for people: the verdict first, then what changed, by whom, and how far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from graphopt.report.document import Culprit, OutputRow, PassReport, RunReport
+from graphopt.report.text import change, clean, count, figure, plural, seconds, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+_STYLES = {
+    "proven": "bold green",
+    "unproven": "bold yellow",
+    "not verified": "bold yellow",
+    "rolled back": "bold red",
+    "failed": "bold red",
+    "ok": "green",
+}
+_MAX_OUTPUTS = 12
+_MAX_OPS = 12
+_INDENT = "  "
+
+
+def render(report: RunReport, console: Console, *, explain: bool = False, verbose: bool = False) -> None:
+    """Print a report.
+
+    Args:
+        report: what to print.
+        console: where to, made with `markup=False`, since names from models are shown as they are; its
+            width is respected, 80 columns are enough.
+        explain: list the near misses of every pass.
+        verbose: leave nothing out: all passes, all outputs, versions, times by stage.
+    """
+    _verdict(report, console)
+    for culprit in report.culprits:
+        _culprit(culprit, console)
+    _sizes(report, console)
+    _passes(report, console, verbose=verbose)
+    if explain:
+        _refusals(report, console)
+    _outputs(report, console, verbose=verbose)
+    for warning in report.warnings:
+        line(console, "warning", clean(warning), "yellow")
+    if verbose:
+        _details(report, console)
+    _written(report, console)
+
+
+def line(console: Console, head: str, text: str, style: str) -> None:
+    """One line with a coloured head."""
+    from rich.text import Text
+
+    console.print(Text.assemble((head, style), ": " if text else "", text))
+
+
+def table(*columns: str, numbers: Iterable[int] = (), title: str = "") -> Table:
+    """A borderless table. Names fold rather than being cut off; `numbers` are right-aligned columns."""
+    from rich.table import Table
+
+    right = set(numbers)
+    result = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        show_header=any(columns),
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+    )
+    for i, column in enumerate(columns):
+        if i in right:
+            result.add_column(column, justify="right", no_wrap=True)
+        else:
+            result.add_column(column, overflow="fold")
+    return result
+
+
+def show(console: Console, what: Table) -> None:
+    """Print a table, indented, after an empty line."""
+    from rich.padding import Padding
+
+    console.print()
+    console.print(Padding(what, (0, 0, 0, 2), expand=False))
+
+
+def _verdict(report: RunReport, console: Console) -> None:
+    head = report.verdict.upper()
+    reason = report.verdict_reason or {
+        "proven": "the result computes the same as the input",
+        "unproven": "no runtime here can tell whether the result is right",
+        "not verified": "the result was not compared with the input (--verify off)",
+        "rolled back": f"{plural(len(report.culprits), 'rewrite')} made the result wrong and is not in it",
+        "failed": "the result is wrong; nothing was written",
+    }.get(report.verdict, "")
+    line(console, head, clean(reason), _STYLES[report.verdict])
+
+
+def _culprit(culprit: Culprit, console: Console) -> None:
+    place = f" at {clean(culprit.site)}" if culprit.site else ""
+    together = f" (together with {', '.join(culprit.with_passes)})" if culprit.with_passes else ""
+    line(console, f"culprit {culprit.pass_name}", f"{place.strip()}{together}".strip(), "bold red")
+    for text in (
+        clean(culprit.why),
+        f"reproducer: {culprit.reproducer}" if culprit.reproducer else "",
+        f"see it again: {culprit.command}" if culprit.command else "",
+    ):
+        if text:
+            console.print(_INDENT + text, markup=False, highlight=False)
+
+
+def _sizes(report: RunReport, console: Console) -> None:
+    before, after = report.before, report.after
+    rows = table("", "before", "after", "", numbers=(1, 2, 3))
+    rows.add_row("nodes", *_pair(before.nodes, after.nodes))
+    if (before.nodes, after.nodes) != (before.nodes_without_constants, after.nodes_without_constants):
+        rows.add_row(
+            "  without Constant", *_pair(before.nodes_without_constants, after.nodes_without_constants)
+        )
+    rows.add_row("initializers", *_pair(before.initializers, after.initializers))
+    rows.add_row("parameters", *_pair(before.parameters, after.parameters))
+    old, new = report.input.bytes or before.bytes, report.output.bytes if report.output else after.bytes
+    rows.add_row("file", size(old), size(new), change(old, new))
+    for domain in sorted({*before.opsets, *after.opsets}):
+        pair = before.opsets.get(domain, "-"), after.opsets.get(domain, "-")
+        if pair[0] != pair[1]:
+            rows.add_row(f"opset {domain or 'ai.onnx'}", *map(str, pair), "")
+    if before.ir_version != after.ir_version:
+        rows.add_row("IR version", str(before.ir_version), str(after.ir_version), "")
+    show(console, rows)
+    moved = {op: (before.ops.get(op, 0), after.ops.get(op, 0)) for op in {*before.ops, *after.ops}}
+    changed = sorted(
+        (op for op, (old, new) in moved.items() if old != new),
+        key=lambda op: (moved[op][1] - moved[op][0], op),
+    )
+    if changed:
+        shown = changed if len(changed) <= _MAX_OPS else changed[: _MAX_OPS - 3] + changed[-3:]
+        text = ", ".join(f"{clean(op)} {moved[op][0]} -> {moved[op][1]}" for op in shown)
+        rest = f", and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+        _indented(console, f"{text}{rest}")
+
+
+def _indented(console: Console, text: str, style: str = "dim") -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
+
+
+def _pair(before: int, after: int) -> tuple[str, str, str]:
+    return count(before), count(after), change(before, after)
+
+
+def _passes(report: RunReport, console: Console, *, verbose: bool) -> None:
+    if not report.passes:
+        return
+    active = [p for p in report.passes if verbose or p.rewrites or p.rolled_back_sites or p.skipped]
+    refused = sum(r.count for p in report.passes for r in p.refusals)
+    if active:
+        rows = table("pass", "numbers", "rewrites", "nodes", "refused", "time", numbers=(2, 3, 4, 5))
+        for p in active:
+            rows.add_row(
+                clean(_name(p)),
+                p.numerics,
+                _rewrites(p),
+                f"-{p.nodes_removed} +{p.nodes_added}" if p.nodes_removed or p.nodes_added else "",
+                str(sum(r.count for r in p.refusals) or ""),
+                seconds(p.seconds),
+            )
+        show(console, rows)
+    idle = len(report.passes) - len(active)
+    notes = [f"{plural(idle, 'other pass', 'other passes')} found nothing to do"] if idle and active else []
+    if idle and not active:
+        notes = ["no pass found anything to do"]
+    if refused:
+        notes.append(f"{plural(refused, 'near miss', 'near misses')} (--explain lists them)")
+    if notes:
+        _indented(console, "; ".join(notes))
+
+
+def _name(p: PassReport) -> str:
+    return p.name + (
+        "{" + " ".join(f"{key}={value}" for key, value in p.options.items()) + "}" if p.options else ""
+    )
+
+
+def _rewrites(p: PassReport) -> str:
+    if p.skipped:
+        return f"skipped: {p.skipped}"
+    if p.rolled_back_sites:
+        return f"{p.rewrites:,} ({p.rolled_back_sites:,} rolled back)"
+    return f"{p.rewrites:,}"
+
+
+def _refusals(report: RunReport, console: Console) -> None:
+    rows = table("not rewritten by", "at", "because", "")
+    for p in report.passes:
+        for refusal in p.refusals:
+            times = f"x{refusal.count}" if refusal.count > 1 else ""
+            rows.add_row(p.name, clean(refusal.node), clean(refusal.reason), times)
+    if rows.row_count:
+        show(console, rows)
+    else:
+        _indented(console, "no near misses")
+
+
+def _outputs(report: RunReport, console: Console, *, verbose: bool) -> None:
+    if not report.outputs:
+        return
+    shown = _worst_first(report.outputs) if not verbose else list(report.outputs)
+    rows = table("output", "type", "largest move", "allowed", "SQNR dB", "", numbers=(2, 3, 4))
+    for row in shown:
+        rows.add_row(
+            clean(row.name),
+            row.dtype + ("" if row.shape is None else f"[{','.join(row.shape)}]"),
+            figure(row.max_abs),
+            row.numerics if row.allowed is None else figure(row.allowed),
+            "-" if row.sqnr_db is None else f"{row.sqnr_db:.0f}",
+            _text(row.verdict),
+        )
+        if row.note:
+            rows.add_row("", clean(row.note), "", "", "", "")
+    show(console, rows)
+    notes = []
+    if len(shown) < len(report.outputs):
+        notes.append(f"{plural(len(report.outputs) - len(shown), 'more output')} (-v lists them)")
+    if report.probes:
+        notes.append("proven on " + "; ".join(report.probes if verbose else report.probes[:3]))
+        if not verbose and len(report.probes) > 3:
+            notes.append(f"and {len(report.probes) - 3} more")
+    if notes:
+        _indented(console, "; ".join(map(clean, notes)))
+
+
+def _worst_first(rows: Sequence[OutputRow]) -> list[OutputRow]:
+    """At most `_MAX_OUTPUTS` rows in their order; those that are not ok are all there."""
+    if len(rows) <= _MAX_OUTPUTS:
+        return list(rows)
+    bad = [row for row in rows if row.verdict != "ok"]
+    return bad or list(rows[:_MAX_OUTPUTS])
+
+
+def _text(verdict: str) -> Text:
+    from rich.text import Text
+
+    return Text(verdict, style=_STYLES.get(verdict, "bold red" if verdict == "failed" else ""))
+
+
+def _details(report: RunReport, console: Console) -> None:
+    rows = table("", "")
+    rows.add_row("pipeline", clean(report.pipeline))
+    rows.add_row("target", report.target)
+    if report.runtimes:
+        rows.add_row("compared under", ", ".join(report.runtimes))
+    rows.add_row("time", ", ".join(f"{stage} {seconds(s)}" for stage, s in report.seconds.items()))
+    rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
+    show(console, rows)
+
+
+def _written(report: RunReport, console: Console) -> None:
+    console.print()
+    if report.output is None:
+        console.print("nothing was written", markup=False, highlight=False)
+        return
+    console.print(
+        f"written: {clean(report.output.path)} ({size(report.output.bytes)})",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for file in report.output.data_files:
+        console.print(f"{_INDENT}external data: {clean(file)}", markup=False, highlight=False, soft_wrap=True)
