@@ -205,6 +205,9 @@ class Rewriter(GraphView):
         self._state.set_output(source, slot, old)
 
     def _redirect(self, old: Tensor, new: Tensor, but_not: Node | None = None) -> None:
+        if isinstance(new, Constant):
+            # Not left to the first reader: that may stand in a nested body, and others outside of it.
+            self._state.adopt(new, self.body)
         for use in self._index.uses(old):
             if use.node is not but_not:
                 self._state.set_slot(use.node, use.slot, new)
@@ -252,11 +255,15 @@ class Rewriter(GraphView):
             self._state.omit_output(node, slot)
 
     def erase(self, node: Node, why: str = "its result is not used") -> None:
-        """Take `node` out of the graph.
+        """Take `node` out of the graph, and whatever only it was reading.
+
+        Nothing happens if it is gone already.
 
         Raises:
             RefusedRewrite: something still reads one of its outputs, or the user keeps it.
         """
+        if node not in self._index.home:
+            return
         with self._state.open_site(node, why):
             for t in node.outputs:
                 if t.name and self.is_read(t):

@@ -150,7 +150,9 @@ class GraphState:
         if self.site is not None:
             yield self.site
             return
-        body = self.index.home[root]
+        body = self.index.home.get(root)
+        if body is None:
+            raise RefusedRewrite(f"{root.op} is gone already")
         anchor = next((t.name for t in root.outputs if t.name), root.name or root.op)
         self.site = site = Site(SiteKey(self.pass_name, self.label(body), anchor), body, root.op, why)
         try:
@@ -249,7 +251,7 @@ class GraphState:
         index.add_node(body, node, rank + RANK_STEP)
         index.names.add(node.name)
         for t in node.inputs:
-            self._adopt(t, body)
+            self.adopt(t, body)
         self.touched.append(node)
         if self.site is not None:
             self.site.added[node] = None
@@ -303,7 +305,7 @@ class GraphState:
         if old.name:
             self._free(old)
             self.touch_producer(old)
-        self._adopt(tensor, self.index.home[node])
+        self.adopt(tensor, self.index.home[node])
         self.touched.append(node)
         self._log(self._put_slot, node, slot, old)
 
@@ -396,7 +398,7 @@ class GraphState:
         if tensor.name:
             self._add_output(tensor)
             self._log(self._drop_output_quietly, tensor)
-            self._adopt(tensor, body)
+            self.adopt(tensor, body)
 
     def _drop_output_quietly(self, tensor: Tensor) -> None:
         slots = self.index.output_slots
@@ -433,7 +435,7 @@ class GraphState:
         home.initializers[constant] = None
         self.index.constant_home[constant] = home
 
-    def _adopt(self, tensor: Tensor, body: Body) -> None:
+    def adopt(self, tensor: Tensor, body: Body) -> None:
         """A constant that nobody owns yet (or that an undone site disowned) belongs to `body`."""
         if isinstance(tensor, Constant) and tensor not in self.index.constant_home:
             self.add_constant(body, tensor)
