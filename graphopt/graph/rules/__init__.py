@@ -1,0 +1,36 @@
+"""What each operator says about its outputs' shape, dtype and value: one rule per operator.
+
+A rule is a function of a `Call`. Rules are found by domain and operator name; what differs between
+versions of an operator is decided inside its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from graphopt.graph.rules import (
+    contraction,
+    control,
+    elementwise,
+    movement,
+    quantize,
+    reduction,
+    sources,
+    spatial,
+)
+from graphopt.graph.rules.call import Rule
+
+RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
+    "": {
+        **contraction.RULES,
+        **control.RULES,
+        **elementwise.RULES,
+        **movement.RULES,
+        **quantize.STANDARD,
+        **reduction.RULES,
+        **sources.RULES,
+        **spatial.RULES,
+    },
+    "com.microsoft": quantize.MICROSOFT,
+}
