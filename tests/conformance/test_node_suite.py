@@ -1,0 +1,65 @@
+"""Every conformance model that plain ONNX Runtime runs correctly still does after our passes.
+
+Once after the default pipeline, and once after every single pass alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphopt.model import Model
+from graphopt.pipeline.manager import Settings, execute
+from graphopt.pipeline.registry import Step, installed
+from graphopt.pipeline.targets import get_target
+from graphopt.runtime.evaluate import Evaluation
+from graphopt.testing import assert_same_interface
+
+sys.path.insert(0, str(Path(__file__).parent))
+from suite import Case, baseline, cases
+
+NAMES = sorted(cases())
+CHUNK = 100
+# Plain ONNX Runtime 1.23 to 1.32 pass more than this; fewer means that the harness itself is broken.
+AT_LEAST = 1500
+
+
+def check(case: Case, steps: tuple[Step, ...], target: str = "portable") -> str:
+    """What is wrong with `case` after `steps`, "" if nothing is."""
+    model = Model.load(case.model)
+    try:
+        done = execute(model, steps, Settings(get_target(target), evaluator=Evaluation(model)))
+        if not done.journal.changes:
+            return ""
+        proto = done.model.to_proto()
+        assert_same_interface(case.model, proto)
+        reason = case.agrees(case.run(proto))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    return f"{case.name}: {reason}" if reason else ""
+
+
+def runnable(names: list[str]) -> list[Case]:
+    return [cases()[name] for name in names if not baseline(name)]
+
+
+@pytest.mark.parametrize("target", ["portable", "ort-cpu"])
+@pytest.mark.parametrize("start", range(0, len(NAMES), CHUNK))
+def test_default_pipeline(start: int, target: str) -> None:
+    steps = installed().resolve(None, default=installed().preset(f"default-{target}"))
+    wrong = [r for case in runnable(NAMES[start : start + CHUNK]) if (r := check(case, steps, target))]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", installed().pass_names())
+def test_single_pass(name: str) -> None:
+    steps = installed().resolve(name, default="")
+    wrong = [r for case in runnable(NAMES) if (r := check(case, steps))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_suite_is_there() -> None:
+    passing = sum(1 for name in NAMES if not baseline(name))
+    assert passing > AT_LEAST, f"plain ONNX Runtime passes only {passing} of {len(NAMES)}"
