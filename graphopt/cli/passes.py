@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 VERB = "passes"
 SCHEMA = "graphopt.passes/1"
 
+_SHORT = 66
+
 
 @dataclass(frozen=True)
 class PassInfo:
@@ -75,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
         out.write("\n".join(names) + "\n")
     elif args.name in registry.preset_names():
         info = PresetInfo(args.name, registry.preset(args.name), registry.source(args.name))
-        out.write((to_json(info, SCHEMA) if args.json else f"{info.name}: {info.pipeline}") + "\n")
+        out.write((to_json(info, SCHEMA) if args.json else info.pipeline) + "\n")
     elif args.name:
         shown = describe(args.name, registry)
         if args.json:
@@ -150,7 +152,8 @@ def _show_all(catalog: Catalog) -> None:
     if catalog.presets:
         rows = table("", "", title="presets")
         for preset in catalog.presets:
-            rows.add_row(preset.name, preset.pipeline)
+            short = preset.pipeline if len(preset.pipeline) <= _SHORT else f"{preset.pipeline[:_SHORT]}..."
+            rows.add_row(preset.name, short)
         show(out, rows)
     for problem in catalog.broken:
         line(out, "broken", problem, "bold red")

@@ -17,6 +17,9 @@ from graphopt.pipeline.spec import Quoted, RawValue, format_value
 
 T = TypeVar("T")
 
+# More names than this are not worth reading when one of them comes close.
+_MANY = 12
+
 
 @dataclass(frozen=True)
 class Option:
@@ -268,8 +271,10 @@ def suggestion(word: str, known: Sequence[str], what: str) -> str:
         what: what `known` are, in the plural, for the list after it.
     """
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    text = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return text + (f"{what}: {', '.join(known)}" if known else f"{what}: none")
+    text = f"did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if close and len(known) > _MANY:
+        return text
+    return f"{text} {what}: {', '.join(known) or 'none'}".strip()
 
 
 def _option_fields(cls: type) -> list[dataclasses.Field[Any]]:

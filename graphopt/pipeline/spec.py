@@ -194,8 +194,7 @@ def format_pipeline(steps: Iterable[Spec]) -> str:
 
 def _format_step(step: Spec) -> str:
     if isinstance(step, PassSpec):
-        name = step.name if _PLAIN_WORD.fullmatch(step.name) else json.dumps(step.name)
-        return name + (format_value(step.options) if step.options else "")
+        return format_value(step.name) + (format_value(step.options) if step.options else "")
     limit = "" if step.limit is None else f"{{limit={step.limit}}}"
     return f"{FIXPOINT}({format_pipeline(step.steps)}){limit}"
 
@@ -211,7 +210,9 @@ def format_value(value: RawValue) -> str:
             return json.dumps(value, ensure_ascii=False)
         return value
     if isinstance(value, Mapping):
-        return "{" + " ".join(f"{key}={format_value(item)}" for key, item in value.items()) + "}"
+        return (
+            "{" + " ".join(f"{format_value(key)}={format_value(item)}" for key, item in value.items()) + "}"
+        )
     return "[" + ",".join(format_value(item) for item in value) + "]"
 
 
