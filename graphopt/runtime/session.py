@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import onnx
@@ -65,7 +66,7 @@ class SessionSourceLike(Protocol):
         ...
 
     @property
-    def folder(self) -> str | None:
+    def folder(self) -> str | Path | None:
         """Where external references start."""
         ...
 
@@ -270,7 +271,7 @@ def open_session(
     else:
         proto = source.proto
         # Without a folder onnxruntime refuses every location, also of tensors that come from memory.
-        folder = source.folder or tempfile.gettempdir()
+        folder = str(source.folder or tempfile.gettempdir())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         for name, array in source.arrays.items():
             value = values.to_ort(array)

@@ -1,0 +1,86 @@
+"""Inputs that the user hands in: arrays, .npz and .npy files, folders of them, ONNX test data sets."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from graphopt.errors import UserError
+from graphopt.runtime.inputs import ProbeSet
+from graphopt.runtime.values import Array, Feeds
+
+Data: TypeAlias = str | Path | Feeds | Iterable[Feeds]
+
+_MOST_SETS = 16
+
+
+def load_data(data: Data, names: list[str]) -> list[ProbeSet]:
+    """Read feeds.
+
+    Args:
+        data: an .npz file whose keys are input names; a folder of such files, of one .npy file per input,
+            or of `input_0.pb` ... as the ONNX test suite has them; feeds, or several of them.
+        names: the model's inputs, in order (for data that has no names).
+
+    Raises:
+        UserError: there is nothing, or it cannot be read.
+    """
+    if isinstance(data, Mapping):
+        return [ProbeSet(data, source="data")]
+    if not isinstance(data, str | Path):
+        return [ProbeSet(feeds, source=f"data #{i}") for i, feeds in enumerate(data)]
+    path = Path(data)
+    if not path.exists():
+        raise UserError("no such file or folder", where=str(path))
+    sets = _folder(path, names) if path.is_dir() else [_file(path, names)]
+    if not sets:
+        raise UserError(
+            "no inputs found",
+            where=str(path),
+            fix="expected .npz files, one .npy per input, or input_*.pb files",
+        )
+    return sets[:_MOST_SETS]
+
+
+def _file(path: Path, names: list[str]) -> ProbeSet:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return ProbeSet({names[0]: loaded}, source=str(path))
+        with loaded:
+            return ProbeSet({name: loaded[name] for name in loaded.files}, source=str(path))
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+        raise UserError(f"not readable as numpy data: {e}", where=str(path)) from e
+
+
+def _folder(path: Path, names: list[str]) -> list[ProbeSet]:
+    files = sorted(path.glob("*.npz"))
+    if files:
+        return [_file(f, names) for f in files[:_MOST_SETS]]
+    arrays = sorted(path.glob("*.npy"))
+    if arrays:
+        return [ProbeSet({f.stem: _file(f, [f.stem]).feeds[f.stem] for f in arrays}, source=str(path))]
+    if any(path.glob("input_*.pb")):
+        return [_test_data(path, names)]
+    nested = sorted(p for p in path.iterdir() if p.is_dir() and any(p.glob("input_*.pb")))
+    return [_test_data(p, names) for p in nested[:_MOST_SETS]]
+
+
+def _test_data(path: Path, names: list[str]) -> ProbeSet:
+    feeds: dict[str, Array] = {}
+    for i, name in enumerate(names):
+        file = path / f"input_{i}.pb"
+        if not file.exists():
+            continue
+        try:
+            tensor = onnx.TensorProto.FromString(file.read_bytes())
+            feeds[tensor.name or name] = numpy_helper.to_array(tensor)
+        except Exception as e:  # protobuf's and onnx's errors have no common base
+            raise UserError(f"not a TensorProto: {e}", where=str(file)) from e
+    return ProbeSet(feeds, source=str(path))

@@ -1,0 +1,464 @@
+"""Proving that a candidate computes what the original does, and saying whose fault it is if not.
+
+Three oracles. The judge is onnxruntime with its optimizations disabled, because its optimizer is itself
+wrong now and then. What people will run is onnxruntime's default, so the candidate must also hold there,
+and on every further provider that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import onnx
+
+from graphopt.runtime.data import Data, load_data
+from graphopt.runtime.inputs import ProbeSet, Synthesizer
+from graphopt.runtime.probe import Probes, find_probes, randomness
+from graphopt.runtime.session import (
+    CPU,
+    Optimize,
+    RuntimeFailure,
+    Source,
+    open_session,
+    resolve_provider,
+)
+from graphopt.runtime.structure import Structure
+from graphopt.runtime.values import Array, Value
+from graphopt.validation.compare import (
+    Budget,
+    Level,
+    OutputVerdict,
+    Pointed,
+    Tolerance,
+    compare_outputs,
+)
+from graphopt.validation.indices import index_outputs, pointed_values, tap, to_tap
+from graphopt.validation.interface import interface_changes
+from graphopt.validation.tolerance import FloorRuns, Floors, noise_floors
+
+Verdict: TypeAlias = Literal["proven", "unproven", "failed"]
+Culprit: TypeAlias = Literal["", "pass", "onnxruntime's optimizer", "provider"]
+
+# Above this many bytes of weights the floor is measured with one session instead of three.
+_LEAN_BYTES = 256 << 20
+
+
+class Subject(Protocol):
+    """What can be proven: `graphopt.model.Model` is one, and `ProtoSubject` wraps a ModelProto."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        ...
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The model without the data of its large tensors."""
+        ...
+
+    def session_source(self) -> Source:
+        """What a session is opened from."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProtoSubject:
+    """A ModelProto (below 2 GiB) as a subject."""
+
+    model: onnx.ModelProto
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the message."""
+        return int(self.model.ByteSize())
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The message itself."""
+        return self.model
+
+    def session_source(self) -> onnx.ModelProto:
+        """The message itself."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found out about a candidate.
+
+    Attributes:
+        verdict: "proven"; "failed"; or "unproven", where no runtime here can tell.
+        reason: why it is not proven; "" when it is.
+        numerics: the level that was asked for.
+        outputs: per output leaf the worst verdict over all probes and runtimes.
+        culprit: for "failed": "pass" (the candidate is wrong under the judge), "onnxruntime's optimizer"
+            (right under the judge, wrong with optimizations), or "provider" (right on the CPU).
+        warnings: what people should know, but what is not the candidate's fault.
+        probes: descriptions of the inputs.
+        runtimes: what it ran under.
+        failing_probe: index of the first probe set that shows the failure; None when none does.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    numerics: str = ""
+    outputs: tuple[OutputVerdict, ...] = ()
+    culprit: Culprit = ""
+    warnings: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    failing_probe: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Nothing wrong was found: proven or unproven."""
+        return self.verdict != "failed"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prove.
+
+    Attributes:
+        providers: where the candidate must hold besides the CPU (which is always there).
+        probe_sets: how many sets of inputs are synthesized.
+        input_shapes: dims by input name, from the user.
+        seed: for the synthesized values.
+        floor_runs: "full", "lean", or "auto": lean for large models.
+        same_dims: also the dims of inputs and outputs must be unchanged.
+        default_run: compare under onnxruntime's default optimizations as well.
+    """
+
+    providers: tuple[str, ...] = (CPU,)
+    probe_sets: int = 2
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seed: int = 0
+    floor_runs: FloorRuns | Literal["auto"] = "auto"
+    same_dims: bool = True
+    default_run: bool = True
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """One way to run the candidate."""
+
+    name: str
+    optimize: Optimize
+    prepack: bool
+    provider: str
+
+
+_JUDGE = _Runtime("CPU, optimizations off", "none", False, CPU)
+_DEFAULT = _Runtime("CPU, optimizations on", "all", True, CPU)
+
+
+class Reference:
+    """The original's side of a proof, computed once: probes, outputs, noise floors.
+
+    Holds arrays only; every session is closed again, so that one is open at a time.
+
+    Args:
+        model: the original.
+        data: the user's inputs; None to synthesize them.
+        options: how to prove.
+        probes: inputs of another reference, to use the same ones.
+
+    Attributes:
+        reason: why nothing can be proven about this model; "" when it can.
+        probes: the inputs, and the outputs under the judge.
+        floors: the noise floors on the CPU.
+        warnings: about the original itself.
+
+    Raises:
+        ProviderError: onnxruntime, or a provider that was asked for, is not there.
+        UserError: the user's data or shapes do not fit the model, or it does not run on them.
+    """
+
+    def __init__(
+        self,
+        model: Subject | onnx.ModelProto,
+        data: Data | None = None,
+        options: Options = Options(),
+        probes: Sequence[ProbeSet] | None = None,
+    ) -> None:
+        self.subject: Subject = ProtoSubject(model) if isinstance(model, onnx.ModelProto) else model
+        self.options = options
+        self.providers = [p for p in map(resolve_provider, options.providers) if p != CPU]
+        maker = Synthesizer(self.subject.skeleton(), options.input_shapes, options.seed)
+        self.structure: Structure = maker.structure
+        self.reason = randomness(self.structure)
+        self.warnings: list[str] = []
+        self.probes = Probes()
+        self.floors = Floors(())
+        self.outputs: list[dict[str, Value]] = []
+        self._pointed: list[dict[str, Pointed]] = []
+        self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
+        given = load_data(data, [v.name for v in self.structure.inputs]) if data is not None else probes or ()
+        if not self.reason:
+            self._run(maker, given)
+
+    def _run(self, maker: Synthesizer, given: Sequence[ProbeSet]) -> None:
+        indices = index_outputs(self.structure)
+        source = self.subject.session_source()
+        names = to_tap(indices, self.structure)
+        if names:
+            source = tap(source, names)
+        try:
+            with open_session(source, optimize="none", prepack=False, arena=False) as session:
+                self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
+        except RuntimeFailure as e:
+            if e.kind == "run":
+                raise
+            lacking = "onnxruntime has no kernel for it" if e.kind == "no-kernel" else "it does not load"
+            self.reason = f"{lacking}: {e.message}"
+            return
+        self.reason = self.probes.reason
+        self.warnings.extend(self.probes.notes)
+        if self.reason:
+            return
+        self.floors = noise_floors(source, self.probes, self.structure, runs=self._floor_runs())
+        wanted = [v.name for v in self.structure.outputs]
+        self.outputs = [{n: o[n] for n in wanted} for o in self.probes.outputs]
+        for probe, outputs, tolerances in zip(
+            self.probes.sets, self.probes.outputs, self.floors.tolerances, strict=True
+        ):
+            self._pointed.append(pointed_values(indices, probe.feeds, outputs, tolerances))
+        if self.floors.default_fails:
+            self.warnings.append(
+                f"the original does not run under onnxruntime's default optimizations: {self.floors.default_fails}"
+            )
+        for path, why in self.floors.own.items():
+            if path.partition("[")[0] in wanted:
+                self.warnings.append(
+                    f"onnxruntime's own optimizer changes output {path!r} of the original: {why}"
+                )
+
+    def _floor_runs(self) -> FloorRuns:
+        if self.options.floor_runs != "auto":
+            return self.options.floor_runs
+        return "lean" if self.subject.nbytes > _LEAN_BYTES else "full"
+
+    def pointed(self, probe: int) -> dict[str, Pointed]:
+        """What the index outputs point into, on one probe."""
+        return self._pointed[probe]
+
+    def on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
+        """The original's outputs and floors on another provider, or why it does not run there."""
+        if provider not in self._elsewhere:
+            self._elsewhere[provider] = self._run_on(provider)
+        return self._elsewhere[provider]
+
+    def _run_on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
+        source = self.subject.session_source()
+        try:
+            with open_session(source, optimize="all", provider=provider, arena=False) as session:
+                outputs = [session.run(s.feeds) for s in self.probes.sets]
+        except RuntimeFailure as e:
+            return e.message
+        there = replace(self.probes, outputs=tuple(self.outputs))
+        floors = noise_floors(source, there, self.structure, provider=provider)
+        for path, why in floors.own.items():
+            self.warnings.append(f"{provider} changes output {path!r} of the original: {why}")
+        return outputs, floors
+
+    def feeds(self, probe: int) -> Mapping[str, Value]:
+        """The inputs of one probe set (for a reproducer)."""
+        return self.probes.sets[probe].feeds
+
+
+class Prover:
+    """Checks candidates against one original. Calls are independent; the original's side is shared.
+
+    Args:
+        reference: the original, or what was already computed about it.
+        data: the user's inputs; None to synthesize them.
+        options: how to prove (when `reference` is a model).
+    """
+
+    def __init__(
+        self,
+        reference: Reference | Subject | onnx.ModelProto,
+        data: Data | None = None,
+        options: Options = Options(),
+    ) -> None:
+        self.reference = (
+            reference if isinstance(reference, Reference) else Reference(reference, data, options)
+        )
+
+    def check(
+        self,
+        candidate: Subject | onnx.ModelProto,
+        numerics: object = Level.CLOSE,
+        budget: Budget | None = None,
+        *,
+        thorough: bool = True,
+    ) -> Proof:
+        """Compare a candidate with the original.
+
+        Args:
+            candidate: the rewritten model.
+            numerics: EXACT, CLOSE or LOSSY: a Level, its name, or an enum with these names.
+            budget: what a LOSSY candidate must keep; None only measures.
+            thorough: also under onnxruntime's defaults and on further providers (not for bisection).
+
+        Raises:
+            ProviderError: a provider could not start.
+        """
+        level, ref = Level.of(numerics), self.reference
+        subject: Subject = ProtoSubject(candidate) if isinstance(candidate, onnx.ModelProto) else candidate
+        base = Proof(
+            "proven",
+            numerics=level.value,
+            warnings=tuple(ref.warnings),
+            probes=tuple(s.describe() for s in ref.probes.sets),
+        )
+        changes = interface_changes(ref.structure, Structure(subject.skeleton()), dims=ref.options.same_dims)
+        if changes:
+            return replace(base, verdict="failed", culprit="pass", reason="; ".join(changes))
+        if ref.reason:
+            return replace(base, verdict="unproven", reason=ref.reason)
+        proof = self._judge(subject, level, budget, base)
+        if proof.verdict == "failed" or not thorough:
+            return proof
+        # What the judge proved EXACT may still be computed in another order once it is optimized.
+        relaxed = Level.CLOSE if level is Level.EXACT else level
+        if ref.options.default_run and not ref.floors.default_fails:
+            proof = self._default(subject, relaxed, budget, proof)
+        for provider in ref.providers:
+            if proof.verdict == "failed":
+                break
+            proof = self._elsewhere(subject, provider, relaxed, budget, proof)
+        return proof
+
+    def _judge(self, subject: Subject, level: Level, budget: Budget | None, proof: Proof) -> Proof:
+        ref = self.reference
+        result = self._compare(subject, _JUDGE, ref.outputs, ref.floors.tolerances, level, budget)
+        return _add(proof, _JUDGE.name, result, "pass")
+
+    def _default(self, subject: Subject, level: Level, budget: Budget | None, proof: Proof) -> Proof:
+        ref = self.reference
+        result = self._compare(subject, _DEFAULT, ref.outputs, ref.floors.tolerances, level, budget)
+        return _add(proof, _DEFAULT.name, result, "onnxruntime's optimizer", ref.floors.own)
+
+    def _elsewhere(
+        self, subject: Subject, provider: str, level: Level, budget: Budget | None, proof: Proof
+    ) -> Proof:
+        there = self.reference.on(provider)
+        if isinstance(there, str):
+            warning = f"the original does not run on {provider}: {there}"
+            return replace(proof, warnings=(*proof.warnings, warning))
+        outputs, floors = there
+        runtime = _Runtime(f"{provider}, optimizations on", "all", True, provider)
+        result = self._compare(subject, runtime, outputs, floors.tolerances, level, budget)
+        merged = _add(proof, runtime.name, result, "provider")
+        return replace(merged, warnings=tuple(dict.fromkeys((*merged.warnings, *self.reference.warnings))))
+
+    def _compare(
+        self,
+        subject: Subject,
+        runtime: _Runtime,
+        outputs: Sequence[Mapping[str, Value]],
+        tolerances: Sequence[Mapping[str, Tolerance]],
+        level: Level,
+        budget: Budget | None,
+    ) -> list[list[OutputVerdict]] | str:
+        """Verdicts per probe, or why the candidate does not run."""
+        ref = self.reference
+        verdicts: list[list[OutputVerdict]] = []
+        try:
+            with open_session(
+                subject.session_source(),
+                optimize=runtime.optimize,
+                prepack=runtime.prepack,
+                provider=runtime.provider,
+                arena=False,
+            ) as session:
+                for i, probe in enumerate(ref.probes.sets):
+                    got = session.run(probe.feeds)
+                    verdicts.append(
+                        compare_outputs(outputs[i], got, level, tolerances[i], ref.pointed(i), budget)
+                    )
+        except RuntimeFailure as e:
+            verb = "run" if e.kind == "run" else "load"
+            return f"the result does not {verb} under {runtime.name}: {e.message}"
+        return verdicts
+
+
+def _add(
+    proof: Proof,
+    runtime: str,
+    result: list[list[OutputVerdict]] | str,
+    culprit: Culprit,
+    excused: Mapping[str, str] | None = None,
+) -> Proof:
+    """`proof` with the verdicts under one more runtime."""
+    proof = replace(proof, runtimes=(*proof.runtimes, runtime))
+    if isinstance(result, str):
+        return replace(proof, verdict="failed", culprit=culprit, reason=result)
+    worst = {v.name: v for v in proof.outputs}
+    failing: int | None = None
+    reasons: list[str] = []
+    for i, verdicts in enumerate(result):
+        for verdict in verdicts:
+            if not verdict.ok and verdict.name in (excused or {}):
+                continue  # the original does the same; there is a warning about it
+            if not verdict.ok:
+                failing = i if failing is None else failing
+                reasons.append(f"output {verdict.name!r} under {runtime}: {verdict.reason}")
+            worst[verdict.name] = worse(worst.get(verdict.name), verdict)
+    proof = replace(proof, outputs=tuple(worst.values()))
+    if failing is None:
+        return proof
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return replace(proof, verdict="failed", culprit=culprit, reason=reasons[0] + more, failing_probe=failing)
+
+
+def worse(a: OutputVerdict | None, b: OutputVerdict) -> OutputVerdict:
+    """The one of two verdicts on an output that people should see."""
+    if a is None:
+        return b
+    if a.ok != b.ok:
+        return b if a.ok else a
+    return b if _badness(b) > _badness(a) else a
+
+
+def _badness(v: OutputVerdict) -> tuple[float, float]:
+    metrics = v.metrics
+    if metrics is None:
+        return (0.0, 0.0)
+    loss = 1 - metrics.cosine if metrics.cosine is not None else 0.0
+    return (v.used if v.used is not None else loss, metrics.max_abs)
+
+
+def prove(
+    reference: Subject | onnx.ModelProto,
+    candidate: Subject | onnx.ModelProto,
+    numerics: object = Level.CLOSE,
+    *,
+    data: Data | None = None,
+    budget: Budget | None = None,
+    options: Options = Options(),
+) -> Proof:
+    """Prove one candidate; for several, keep a `Prover`."""
+    return Prover(reference, data, options).check(candidate, numerics, budget)
+
+
+def validate(
+    a: Subject | onnx.ModelProto,
+    b: Subject | onnx.ModelProto,
+    *,
+    data: Data | None = None,
+    numerics: object = Level.CLOSE,
+    budget: Budget | None = None,
+    providers: Iterable[str] = (CPU,),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Proof:
+    """Compare any two models with the same inputs and outputs (dims may be declared differently)."""
+    options = Options(tuple(providers), input_shapes=input_shapes or {}, same_dims=False)
+    return prove(a, b, numerics, data=data, budget=budget, options=options)
+
+
+def feeds_as_arrays(feeds: Mapping[str, Value]) -> dict[str, Array]:
+    """The feeds that are arrays, as .npz files can hold them."""
+    return {k: v for k, v in feeds.items() if isinstance(v, np.ndarray)}
