@@ -501,6 +501,8 @@ def truncdiv(a: Dim, b: Dim) -> Dim | None:
         if at_most(a, 0):
             return -floordiv(-a, b)
         return _divide(a, b)
+    if at_least(a, 0) and at_least(b, 0):  # the divisor is not 0 in a run that does not fail
+        return floordiv(a, b)
     return None
 
 
@@ -648,6 +650,12 @@ def broadcast(a: Dim, b: Dim) -> Dim:
         return b
     if at_least(a, 2):
         return a
+    for x, bounded in ((a, b), (b, a)):
+        # A buffer cut to `min(limit, x)` meets `x`: they differ only if the limit is 1, and then x wins.
+        atom = bounded.atom
+        limits = atom.args if atom is not None and atom.op == "min" else ()
+        if x in limits and all(arg == x or at_least(arg, 1) for arg in limits):
+            return x
     parts: set[Dim] = set()
     for dim in (a, b):
         atom = dim.atom

@@ -36,6 +36,8 @@ __all__ = ["Element", "Facts", "FunctionKey", "Shape", "SymValue"]
 
 # (domain, name, overload) of a model-local function.
 FunctionKey = tuple[str, str, str]
+# Element type and shape of each item, of a sequence of known length.
+Sequence = tuple[int | None, tuple[Shape | None, ...]]
 Saved = tuple[int | None, Shape | None, SymValue | None]
 
 _READABLE = INTEGERS | {BOOL, FLOAT, DOUBLE, FLOAT16}
@@ -62,6 +64,7 @@ class Facts:
         self._shapes: dict[Tensor, Shape] = {}
         self._dtypes: dict[Tensor, int] = {}
         self._values: dict[Tensor, SymValue] = {}
+        self._sequences: dict[Tensor, Sequence] = {}
         # What ONNX's own inference says about the body that is being inferred, by tensor name.
         self.hints: dict[str, Hint] = {}
         # Symbols of loop-carried dims that may differ from iteration to iteration, by loop.
@@ -149,6 +152,7 @@ class Facts:
         self._shapes.pop(tensor, None)
         self._dtypes.pop(tensor, None)
         self._values.pop(tensor, None)
+        self._sequences.pop(tensor, None)
 
     def forget_shape(self, tensor: Tensor) -> None:
         """Drop shape and value."""
@@ -191,6 +195,15 @@ class Facts:
                 dtype, shape = _reconcile(dtype, shape, hint)
         self._store(tensor, dtype, shape, value)
 
+    def sequence(self, tensor: Tensor) -> Sequence | None:
+        """Element type and the items' shapes of a sequence of known length."""
+        return self._sequences.get(tensor)
+
+    def state_sequence(self, tensor: Tensor, dtype: int | None, items: tuple[Shape | None, ...]) -> None:
+        """Set what is known about a sequence."""
+        self.hints.pop(tensor.name, None)
+        self._sequences[tensor] = dtype, items
+
     def _store(self, tensor: Tensor, dtype: int | None, shape: Shape | None, value: SymValue | None) -> None:
         if dtype is None:
             self._dtypes.pop(tensor, None)
@@ -222,7 +235,7 @@ class Facts:
         Outputs that nothing can be said about keep the facts they have.
         """
         rule = self.rule(node)
-        if rule is None:
+        if rule is None or (not node.domain and not opset_imports.get("")):
             return
         try:
             rule(Call(self, node, opset_imports))

@@ -7,7 +7,8 @@ the inputs of the main graph are facts, because a runtime enforces them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import onnx
@@ -18,58 +19,71 @@ Dims: TypeAlias = tuple[int | str | None, ...]
 Hint: TypeAlias = tuple[int | None, Dims | None]
 
 
-def schema_hints(
-    skeleton: Callable[[], onnx.ModelProto],
-) -> Callable[[tuple[str, ...]], dict[str, Hint]]:
-    """Run ONNX's inference over the proto that `skeleton` makes (which is modified).
+class SchemaHints:
+    """What ONNX's inference says about a model, by body and tensor name.
 
-    Returns:
-        What it inferred about the tensors of a body, by tensor name. The body is named by the path to it:
-        for each node on the way, its first named output and the attribute that holds the body. Every body
-        can be asked for once. Nothing at all where ONNX's inference fails.
+    Args:
+        proto: the model without its weights; it is modified. None: there is nothing to say.
     """
-    proto = skeleton()
-    shared = {i.name for i in proto.graph.input}
-    names = {d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param}
-    # An input's default can be overridden: it is no constant, but inference would take it for one.
-    _keep(proto.graph.initializer, [t for t in proto.graph.initializer if t.name not in shared])
-    _undeclare(proto.graph, is_main=True)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception:  # malformed models, and operators' inference functions, raise whatever they like
-        return lambda path: {}
-    local = {(f.domain, f.name) for f in proto.functions if f.domain in ("", "ai.onnx")}
 
-    def of_body(path: tuple[str, ...]) -> dict[str, Hint]:
-        graph: onnx.GraphProto | None = inferred.graph
-        for step in path:
-            graph = None if graph is None else _step(graph, step)
+    def __init__(self, proto: onnx.ModelProto | None) -> None:
+        self._bodies: dict[tuple[str, ...], _Bodies] = {}
+        self._main: onnx.GraphProto | None = None
+        if proto is None:
+            return
+        shared = {i.name for i in proto.graph.input}
+        self._names = {
+            d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param
+        }
+        self._shadowed = {(f.domain, f.name) for f in proto.functions if f.domain in ("", "ai.onnx")}
+        # An input's default can be overridden: it is no constant, but inference would take it for one.
+        _keep(proto.graph.initializer, [t for t in proto.graph.initializer if t.name not in shared])
+        _undeclare(proto)
+        with contextlib.suppress(Exception):  # operators' inference functions raise whatever they like
+            self._main = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+
+    def of_body(self, path: tuple[str, ...]) -> dict[str, Hint]:
+        """A new dict of what is known in one body: the main one for (), see `body_step`."""
+        graph = self._graph(path)
         if graph is None:
             return {}
-        hints = {v.name: _hint(v, names) for v in (*graph.value_info, *graph.output)}
-        for node in graph.node if local else ():
-            if (node.domain, node.op_type) in local:  # a function was taken for the operator of that name
+        names = self._names
+        hints = {v.name: _hint(v, names) for v in graph.value_info}
+        hints.update({v.name: _hint(v, names) for v in graph.output})
+        for node in graph.node if self._shadowed else ():
+            if (node.domain, node.op_type) in self._shadowed:  # it was taken for the standard operator
                 for name in node.output:
                     hints.pop(name, None)
         return hints
 
-    return of_body
+    def _graph(self, path: tuple[str, ...]) -> onnx.GraphProto | None:
+        if not path:
+            return self._main
+        outer = path[:-1]
+        if outer not in self._bodies:
+            graph = self._graph(outer)
+            self._bodies[outer] = {} if graph is None else _bodies_of(graph)
+        return self._bodies[outer].get(path[-1])
 
 
 def body_step(first_output: str, attribute: str, index: int = 0) -> str:
-    """One step of a path to a body."""
+    """One step of the path to a body: the node that holds it, and where."""
     return f"{attribute}\n{index}\n{first_output}"
 
 
-def _step(graph: onnx.GraphProto, step: str) -> onnx.GraphProto | None:
-    attribute, index, output = step.split("\n", 2)
+_Bodies: TypeAlias = dict[str, onnx.GraphProto]
+
+
+def _bodies_of(graph: onnx.GraphProto) -> _Bodies:
+    found: _Bodies = {}
     for node in graph.node:
-        if output in node.output:
-            for a in node.attribute:
-                if a.name == attribute:
-                    bodies = [a.g] if a.HasField("g") else list(a.graphs)
-                    return bodies[int(index)] if int(index) < len(bodies) else None
-    return None
+        for attribute in node.attribute:
+            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+                first = next((name for name in node.output if name), "")
+                bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+                for i, body in enumerate(bodies):
+                    found[body_step(first, attribute.name, i)] = body
+    return found
 
 
 def _keep(field: object, kept: Iterable[onnx.TensorProto]) -> None:
@@ -80,40 +94,45 @@ def _keep(field: object, kept: Iterable[onnx.TensorProto]) -> None:
         field.extend(copies)  # type: ignore[attr-defined]
 
 
-def _undeclare(main: onnx.GraphProto, *, is_main: bool) -> None:
-    """Remove declared shapes from a graph and its bodies, except those of the main graph's inputs."""
-    stack = [(main, is_main)]
+def _undeclare(proto: onnx.ModelProto) -> None:
+    """Remove every declared shape except those of the main graph's inputs."""
+    for function in proto.functions:
+        del function.value_info[:]
+    stack: list[tuple[onnx.GraphProto | onnx.FunctionProto, bool]] = [(f, False) for f in proto.functions]
+    stack.append((proto.graph, True))
     while stack:
-        graph, keep_inputs = stack.pop()
-        del graph.value_info[:]
-        for info in (*graph.output, *(() if keep_inputs else graph.input)):
-            kind = info.type.WhichOneof("value")
-            if kind in ("tensor_type", "sparse_tensor_type"):
-                getattr(info.type, kind).ClearField("shape")
-            elif kind is not None:
-                info.ClearField("type")
-        for node in graph.node:
+        body, is_main = stack.pop()
+        if isinstance(body, onnx.GraphProto):
+            del body.value_info[:]
+            for info in (*body.output, *(() if is_main else body.input)):
+                kind = info.type.WhichOneof("value")
+                if kind in ("tensor_type", "sparse_tensor_type"):
+                    getattr(info.type, kind).ClearField("shape")
+                elif kind is not None:
+                    info.ClearField("type")
+        for node in body.node:
             for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
+                kind = attribute.type
+                if kind == onnx.AttributeProto.GRAPH:
                     stack.append((attribute.g, False))
-                elif attribute.type == onnx.AttributeProto.GRAPHS:
+                elif kind == onnx.AttributeProto.GRAPHS:
                     stack.extend((g, False) for g in attribute.graphs)
 
 
 def _hint(info: onnx.ValueInfoProto, names: set[str]) -> Hint:
-    if info.type.WhichOneof("value") != "tensor_type":
-        return None, None
     tensor = info.type.tensor_type
-    dtype = tensor.elem_type or None
-    if not tensor.HasField("shape"):
-        return dtype, None
-    dims: list[int | str | None] = []
-    for dim in tensor.shape.dim:
-        kind = dim.WhichOneof("value")
-        if kind == "dim_value":
-            dims.append(dim.dim_value if dim.dim_value >= 0 else None)
-        elif kind == "dim_param" and dim.dim_param in names:
-            dims.append(dim.dim_param)
-        else:
-            dims.append(None)
-    return dtype, tuple(dims)
+    dtype = tensor.elem_type
+    if not dtype and info.type.WhichOneof("value") != "tensor_type":
+        return None, None
+    shape = tensor.shape
+    dims = tuple([dim.dim_value or _other_dim(dim, names) for dim in shape.dim])
+    if not dims and not tensor.HasField("shape"):
+        return dtype or None, None
+    return dtype or None, dims
+
+
+def _other_dim(dim: onnx.TensorShapeProto.Dimension, names: set[str]) -> int | str | None:
+    kind = dim.WhichOneof("value")
+    if kind == "dim_value":
+        return 0
+    return dim.dim_param if kind == "dim_param" and dim.dim_param in names else None

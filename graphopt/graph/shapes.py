@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import onnx
 
 from graphopt.graph.dims import Dim, fresh_dim, symbol
 from graphopt.graph.facts import Facts, Shape, SymValue
-from graphopt.graph.schema_shapes import body_step, schema_hints
+from graphopt.graph.schema_shapes import SchemaHints, body_step
 from graphopt.io.dtypes import onnx_dtype
 from graphopt.ir import Body, Function, Graph, Node, Tensor, Variable
 
@@ -44,12 +44,12 @@ def infer(model: HasGraph, *, strict: bool = False) -> Facts:
     """
     functions = list(model.graph.functions)
     facts = Facts(((f.domain, f.name, getattr(f, "overload", "")) for f in functions), strict=strict)
-    run = _Inference(facts, schema_hints(model.skeleton))
+    run = _Inference(facts, SchemaHints(model.skeleton()))
     for tensor in model.graph.inputs:
         run.declare(tensor)
     run.body(model.graph, model.opset_imports, ())
     for function in functions:
-        run.hints_of = lambda path: {}
+        run.hints = SchemaHints(None)
         run.body(function, opsets_of(function, model.opset_imports), ())
     facts.hints = {}
     return facts
@@ -65,9 +65,9 @@ def opsets_of(body: Body, of_model: Mapping[str, int]) -> Mapping[str, int]:
 class _Inference:
     """One run over a model."""
 
-    def __init__(self, facts: Facts, hints_of: Callable[[tuple[str, ...]], dict[str, Any]]) -> None:
+    def __init__(self, facts: Facts, hints: SchemaHints) -> None:
         self.facts = facts
-        self.hints_of = hints_of
+        self.hints = hints
 
     def declare(self, tensor: Tensor) -> None:
         """Take the declared type of an input of the main graph as a fact."""
@@ -82,7 +82,7 @@ class _Inference:
         """Infer all nodes of `body`, whose inputs' facts are set."""
         facts = self.facts
         outer = facts.hints
-        facts.hints = self.hints_of(path)
+        facts.hints = self.hints.of_body(path)
         infer_node, apply_hint = facts.infer_node, facts.apply_hint
         for node in ordered(body):
             for value in node.attrs.values():

@@ -16,6 +16,7 @@ from graphopt.graph.rules import (
     movement,
     quantize,
     reduction,
+    sequences,
     sources,
     spatial,
 )
@@ -29,6 +30,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
         **movement.RULES,
         **quantize.STANDARD,
         **reduction.RULES,
+        **sequences.RULES,
         **sources.RULES,
         **spatial.RULES,
     },

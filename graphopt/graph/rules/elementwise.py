@@ -293,8 +293,8 @@ def bitwise(call: Call) -> None:
 _SAME: Final = (
     "Acos Acosh Asin Asinh Atan Atanh BitwiseNot Celu Cos Cosh CumProd Elu Erf Exp Gelu GroupNormalization "
     "HardSigmoid HardSwish Hardmax ImageScaler InstanceNormalization LRN LeakyRelu Log LogSoftmax "
-    "LpNormalization MeanVarianceNormalization Mish Reciprocal Relu ReverseSequence Scatter ScatterElements "
-    "ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter "
+    "LpNormalization MeanVarianceNormalization Mish Reciprocal Relu ReverseSequence RotaryEmbedding Scatter "
+    "ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter "
     "ThresholdedRelu Trilu"
 ).split()
 

@@ -10,13 +10,11 @@ from graphopt.graph.dims import Dim, Sym, as_dim, ceildiv, floordiv, fresh_dim
 from graphopt.graph.rules.call import INT32, INT64, Call, Rule, Shape, Unknown, axis_of, dims_of
 
 
-def _window(
-    call: Call, spatial: Shape, kernel: Sequence[Dim], *, ceil: bool = False, dilated: bool = True
-) -> Shape:
+def _window(call: Call, spatial: Shape, kernel: Sequence[Dim], *, ceil: bool = False) -> Shape:
     """Dims of what a window that slides over `spatial` computes."""
     n = len(spatial)
     strides = call.attr("strides") or [1] * n
-    dilations = (call.attr("dilations") if dilated else None) or [1] * n
+    dilations = call.attr("dilations") or [1] * n
     pads = call.attr("pads") or [0] * (2 * n)
     auto_pad = call.attr("auto_pad", "NOTSET")
     if not n == len(kernel) == len(strides) == len(dilations) or len(pads) != 2 * n:
@@ -192,6 +190,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "Conv": conv,
     "ConvInteger": conv_integer,
     "ConvTranspose": conv_transpose,
+    "DeformConv": conv,
     "GlobalAveragePool": global_pool,
     "GlobalLpPool": global_pool,
     "GlobalMaxPool": global_pool,
