@@ -109,8 +109,8 @@ def _culprit(culprit: Culprit, console: Console) -> None:
         f"reproducer: {culprit.reproducer}" if culprit.reproducer else "",
         f"see it again: {culprit.command}" if culprit.command else "",
     ):
-        if text:
-            console.print(_INDENT + text, markup=False, highlight=False)
+        if text:  # unwrapped: paths and commands are there to be copied
+            console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sizes(report: RunReport, console: Console) -> None:
