@@ -140,5 +140,3 @@ class Model:
         return export_model(
             self.graph, self.origin, self.opset_imports, self.ir_version, self._sources, placement
         )
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -15,8 +15,9 @@ from graphopt import ir
 from graphopt.io.weights import string_tensor, to_raw
 
 _A = onnx.AttributeProto
-_FLOAT, _INT, _STRING, _TENSOR, _GRAPH = 1, 2, 3, 4, 5
-_FLOATS, _INTS, _STRINGS, _GRAPHS = 6, 7, 8, 10
+# Plain module constants: looking them up on the message class costs more than the comparison.
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH = _A.FLOAT, _A.INT, _A.STRING, _A.TENSOR, _A.GRAPH
+_FLOATS, _INTS, _STRINGS, _GRAPHS = _A.FLOATS, _A.INTS, _A.STRINGS, _A.GRAPHS
 
 #: Field that holds the value -> attribute type, for messages of early IR versions, which lack it.
 _TYPE_OF_FIELD: Final = {
@@ -28,10 +29,11 @@ _TYPE_OF_FIELD: Final = {
     "floats": _FLOATS,
     "ints": _INTS,
     "strings": _STRINGS,
-    "tensors": 9,
+    "tensors": _A.TENSORS,
     "graphs": _GRAPHS,
 }
 
+Kind: TypeAlias = onnx.AttributeProto.AttributeType
 ReadTensor: TypeAlias = Callable[[onnx.TensorProto], ir.Constant]
 ReadGraph: TypeAlias = Callable[[onnx.GraphProto], ir.Graph]
 Keep: TypeAlias = Callable[[onnx.AttributeProto], None]
@@ -47,9 +49,7 @@ def text(data: bytes) -> str | bytes:
         return data
 
 
-def decode(
-    attribute: onnx.AttributeProto, tensor: ReadTensor, graph: ReadGraph, keep: Keep
-) -> Any:
+def decode(attribute: onnx.AttributeProto, tensor: ReadTensor, graph: ReadGraph, keep: Keep) -> Any:
     """The Python value of an attribute.
 
     Args:
@@ -101,7 +101,7 @@ def encode(
     tensor: WriteTensor,
     graph: WriteGraph,
     like: onnx.AttributeProto | None = None,
-    kind: int | None = None,
+    kind: Kind | None = None,
 ) -> onnx.AttributeProto:
     """The AttributeProto of a Python value.
 
@@ -158,11 +158,9 @@ def encode(
     return out
 
 
-def _encode_list(
-    out: onnx.AttributeProto, items: list[Any], graph: WriteGraph, kind: int | None
-) -> None:
+def _encode_list(out: onnx.AttributeProto, items: list[Any], graph: WriteGraph, kind: Kind | None) -> None:
     if not items:
-        out.type = kind if kind in (_FLOATS, _INTS, _STRINGS, 9, _GRAPHS) else _INTS
+        out.type = kind if kind in (_FLOATS, _INTS, _STRINGS, _A.TENSORS, _GRAPHS) else _INTS
     elif all(isinstance(item, gs.Graph) for item in items):
         out.type = _GRAPHS
         out.graphs.extend(graph(item) for item in items)
@@ -179,7 +177,7 @@ def _encode_list(
         raise TypeError(f"attribute {out.name!r}: no attribute type holds a list of mixed values")
 
 
-def schema_kind(op: str, domain: str, version: int | None, name: str) -> int | None:
+def schema_kind(op: str, domain: str, version: int | None, name: str) -> Kind | None:
     """The attribute type that an operator's schema declares, None when there is no such schema."""
     if version is None:
         return None
@@ -188,7 +186,9 @@ def schema_kind(op: str, domain: str, version: int | None, name: str) -> int | N
     except onnx.defs.SchemaError:
         return None
     declared = schema.attributes.get(name)
-    return None if declared is None else int(declared.type.value)
+    if declared is None:
+        return None
+    return cast(Kind, int(declared.type.value))  # type: ignore[attr-defined]  # the stub lacks it
 
 
 def tensor_of(array: np.ndarray[Any, Any]) -> onnx.TensorProto:

@@ -27,9 +27,7 @@ def copy_graph(main: ir.Graph) -> ir.Graph:
             gc.enable()
 
 
-def _graph(
-    old: ir.Graph, outer: _Map, functions: list[ir.Function], imports: dict[str, int]
-) -> ir.Graph:
+def _graph(old: ir.Graph, outer: _Map, functions: list[ir.Function], imports: dict[str, int]) -> ir.Graph:
     new = ir.Graph(
         name=old.name,
         doc_string=old.doc_string,
@@ -120,9 +118,7 @@ def _body(
 _PLAIN = frozenset({int, float, str, bytes})
 
 
-def _value(
-    value: Any, mapping: _Map, functions: list[ir.Function], imports: dict[str, int]
-) -> Any:
+def _value(value: Any, mapping: _Map, functions: list[ir.Function], imports: dict[str, int]) -> Any:
     if isinstance(value, ir.Graph):
         return _graph(value, mapping, functions, imports)
     if isinstance(value, ir.Constant):
@@ -143,8 +139,6 @@ def _tensor(tensor: ir.Tensor) -> ir.Tensor:
         copy.origin = tensor.origin
     else:
         shape = tensor.shape
-        copy = ir.Variable(
-            tensor.name, tensor.dtype, None if shape is None else list(shape), tensor.type
-        )
+        copy = ir.Variable(tensor.name, tensor.dtype, None if shape is None else list(shape), tensor.type)
     copy.info = tensor.info
     return copy

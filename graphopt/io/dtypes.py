@@ -11,15 +11,18 @@ import onnx
 
 _T = onnx.TensorProto
 
-#: Types of which several elements share a byte: element type -> bits per element.
+_BITS: Final = {
+    "UINT4": 4,
+    "INT4": 4,
+    "FLOAT4E2M1": 4,
+    "UINT2": 2,
+    "INT2": 2,
+    "FLOAT6E2M3": 6,
+    "FLOAT6E3M2": 6,
+}
+#: Types of which several elements share a byte, as far as onnx has them: element type -> bits.
 PACKED_BITS: Final[dict[int, int]] = {
-    int(_T.UINT4): 4,
-    int(_T.INT4): 4,
-    int(_T.FLOAT4E2M1): 4,
-    int(_T.UINT2): 2,
-    int(_T.INT2): 2,
-    int(_T.FLOAT6E2M3): 6,
-    int(_T.FLOAT6E3M2): 6,
+    int(getattr(_T, name)): bits for name, bits in _BITS.items() if hasattr(_T, name)
 }
 
 STRING: Final = int(_T.STRING)

@@ -17,7 +17,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt import ir
 from graphopt.io import weights
-from graphopt.io.attributes import encode, schema_kind
+from graphopt.io.attributes import Kind, encode, schema_kind
 from graphopt.io.dtypes import STRING, onnx_dtype
 from graphopt.io.placement import Data, Holder, Placement
 from graphopt.io.sources import Sources
@@ -136,16 +136,15 @@ class _Exporter:
             out.input.extend([value_info(tensor) for tensor in graph.inputs])
             return
         # Before IR 4 every initializer is listed among the inputs; those that were keep their places.
-        left: dict[str, ir.Tensor] = {t.name: t for t in (*graph.inputs, *graph.initializers)}
+        left: dict[str, ir.Tensor] = {t.name: t for t in graph.inputs}
+        left.update((t.name, t) for t in graph.initializers)
         for info in listed:
             tensor = left.pop(info.name, None)
             if tensor is not None:
                 out.input.append(value_info(tensor))
         out.input.extend([value_info(tensor) for tensor in left.values()])
 
-    def _value_info(
-        self, graph: ir.Graph, out: onnx.GraphProto, infos: list[onnx.ValueInfoProto]
-    ) -> None:
+    def _value_info(self, graph: ir.Graph, out: onnx.GraphProto, infos: list[onnx.ValueInfoProto]) -> None:
         outputs = set(graph.outputs)
         if self.ir_version < 4:
             listed = {info.name for info in out.input}
@@ -209,9 +208,7 @@ class _Exporter:
                 kind = value.__class__
                 if kind is constant_class:
                     special |= value._values.__class__ is not proto_values
-                elif kind is graph_class or (
-                    kind is list and value and value[0].__class__ is graph_class
-                ):
+                elif kind is graph_class or (kind is list and value and value[0].__class__ is graph_class):
                     special = True
             if (
                 special
@@ -241,11 +238,7 @@ class _Exporter:
                     attribute.ClearField("graphs")
                     for graph in value:
                         self.graph(graph, attribute.graphs.add())
-                elif (
-                    isinstance(value, ir.Constant)
-                    and attribute.HasField("t")
-                    and is_stripped(attribute.t)
-                ):
+                elif isinstance(value, ir.Constant) and attribute.HasField("t") and is_stripped(attribute.t):
                     attribute.t.CopyFrom(self.tensor(value, "attribute"))
         return proto
 
@@ -296,7 +289,7 @@ class _Exporter:
             proto.metadata_props.add(key="graphopt.pass", value=made_by)
 
     def _attribute(
-        self, name: str, value: Any, like: onnx.AttributeProto | None, kind: int | None = None
+        self, name: str, value: Any, like: onnx.AttributeProto | None, kind: Kind | None = None
     ) -> onnx.AttributeProto:
         def write_tensor(constant: ir.Constant) -> onnx.TensorProto:
             return self.tensor(constant, "attribute")
@@ -314,9 +307,7 @@ class _Exporter:
         """The TensorProto of a constant. May be the constant's own origin: do not change it."""
         values = constant._values
         feeds_shapes = holder != "sparse" and _feeds_shapes(constant)
-        return self._tensor(
-            constant.name, values, getattr(constant, "origin", None), holder, feeds_shapes
-        )
+        return self._tensor(constant.name, values, getattr(constant, "origin", None), holder, feeds_shapes)
 
     def _tensor(
         self,
@@ -333,12 +324,13 @@ class _Exporter:
             else:
                 out.dims.extend(values.shape)
                 out.data_type = values.data_type
-            out.name = name
+            if out.name != name:
+                out.name = name
             self._place(out, values.region, holder, feeds_shapes)
             return out
         if isinstance(values, np.ndarray):
             return self._array(name, values, origin, holder, feeds_shapes)
-        held = values.tensor
+        held: onnx.TensorProto = values.tensor
         large = held.ByteSize() > INLINE_BYTES and held.data_type != STRING
         if large and not self.placement.keeps_typed:
             return self._array(name, weights.array_of(held), origin, holder, feeds_shapes)
@@ -364,16 +356,15 @@ class _Exporter:
             region = self.sources.locate(array)
             data: Data = weights.to_raw(array)[1] if region is None else region
             self._place(out, data, holder, feeds_shapes)
-        out.name = name
+        if name:
+            out.name = name
         if isinstance(origin, onnx.TensorProto) and tuple(origin.dims) == array.shape:
             out.metadata_props.extend(origin.metadata_props)
             if origin.doc_string:
                 out.doc_string = origin.doc_string
         return out
 
-    def _place(
-        self, out: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def _place(self, out: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
         size = data.nbytes if isinstance(data, memoryview) else data.length
         if size <= INLINE_BYTES:
             Placement.place(self.placement, out, data, holder, feeds_shapes)
@@ -461,13 +452,12 @@ def _distinct(tensors: Iterable[ir.Tensor]) -> dict[ir.Tensor, None]:
 
 def _drop_stale_annotations(graph: ir.Graph, out: onnx.GraphProto) -> None:
     """Drop quantization annotations of tensors, or by parameters, that are gone."""
-    live = {t.name for t in (*graph.inputs, *graph.initializers)}
+    live = {t.name for t in graph.inputs} | {t.name for t in graph.initializers}
     live |= {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
     kept = [
         a
         for a in out.quantization_annotation
-        if a.tensor_name in live
-        and all(entry.value in live for entry in a.quant_parameter_tensor_names)
+        if a.tensor_name in live and all(entry.value in live for entry in a.quant_parameter_tensor_names)
     ]
     del out.quantization_annotation[:]
     out.quantization_annotation.extend(kept)

@@ -102,6 +102,8 @@ class ExternalFiles:
     def _entries(self, tensor: onnx.TensorProto) -> dict[str, str]:
         entries: dict[str, str] = {}
         for entry in tensor.external_data:
+            if entry.key.startswith("prepacked"):
+                continue  # onnxruntime's own copy of the weights in a layout of its kernels
             if entry.key not in _KEYS:
                 raise _error(
                     tensor,
@@ -159,6 +161,8 @@ class ExternalFiles:
             status = real.stat()
         except (OSError, RuntimeError) as error:
             raise _error(tensor, f"has its data in {location!r}, which cannot be read: {error}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise _error(tensor, f"refers to external data {location!r}, which is not a regular file")
         if not self._trust:
             if not any(real.is_relative_to(root) for root in self._roots):
                 raise _error(
@@ -176,8 +180,6 @@ class ExternalFiles:
                     "so may be a file from elsewhere",
                     f"Copy the file. {_TRUST}",
                 )
-        if not stat.S_ISREG(status.st_mode):
-            raise _error(tensor, f"refers to external data {location!r}, which is not a regular file")
         return real
 
 

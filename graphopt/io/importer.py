@@ -125,9 +125,7 @@ class _Importer:
         proto.value_info.extend(extra_infos)
         return graph
 
-    def _inputs(
-        self, graph: ir.Graph, proto: onnx.GraphProto, scope: Scope, nested: bool
-    ) -> bool:
+    def _inputs(self, graph: ir.Graph, proto: onnx.GraphProto, scope: Scope, nested: bool) -> bool:
         """Inputs and initializers. True when the input list names constants too (before IR 4)."""
         infos = list(proto.input)
         for info in infos:
@@ -190,10 +188,7 @@ class _Importer:
             for name in proto.input:
                 tensor = find(name)
                 if tensor is None:
-                    if name:
-                        tensor = _resolve(name, scope, outer)
-                    else:
-                        tensor = variable_class("")
+                    tensor = _resolve(name, scope, outer) if name else variable_class("")
                 inputs.append(tensor)
             attrs: dict[str, Any] = {}
             for attribute in proto.attribute:
@@ -279,9 +274,7 @@ def _no_graph(graph: onnx.GraphProto) -> ir.Graph:
     raise ModelError(f"graph {graph.name!r} is an attribute without a type")
 
 
-def _declare(
-    protos: list[onnx.NodeProto], scope: Scope, outer: tuple[Scope, ...]
-) -> list[list[ir.Tensor]]:
+def _declare(protos: list[onnx.NodeProto], scope: Scope, outer: tuple[Scope, ...]) -> list[list[ir.Tensor]]:
     """A variable for every node output, before any node reads one: order is not checked here."""
     variable_class = ir.Variable
     declared = []
@@ -315,9 +308,7 @@ def _resolve(name: str, scope: Scope, outer: tuple[Scope, ...]) -> ir.Tensor:
     return tensor
 
 
-def _outputs(
-    graph: ir.Graph, proto: onnx.GraphProto, scope: Scope, outer: tuple[Scope, ...]
-) -> None:
+def _outputs(graph: ir.Graph, proto: onnx.GraphProto, scope: Scope, outer: tuple[Scope, ...]) -> None:
     outputs = []
     for info in proto.output:
         tensor = _resolve(info.name, scope, outer)
@@ -363,5 +354,3 @@ def _defined_twice(name: str, what: str, proto: Any) -> ModelError:
         f"the {what} {name!r} of {proto.name!r} is defined more than once",
         fix="Every value of a model needs a name of its own; export it again.",
     )
-
-

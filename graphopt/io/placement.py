@@ -25,9 +25,7 @@ class Placement:
 
     keeps_typed: bool = True
 
-    def place(
-        self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
         """Complete `tensor`, which has name, dims and element type.
 
         Args:
@@ -44,9 +42,8 @@ class Stripped(Placement):
 
     keeps_typed = False
 
-    def place(
-        self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
+        """Add the data only if shape inference reads it."""
         if feeds_shapes:
             super().place(tensor, data, holder, feeds_shapes)
 
@@ -58,9 +55,8 @@ class Ticketed(Placement):
         self.tickets: Final = Tickets()
         self.data: list[Data] = []
 
-    def place(
-        self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
+        """Put a ticket in, and keep the data aside."""
         tensor.raw_data = self.tickets.make(len(self.data))
         self.data.append(data)
 
@@ -84,9 +80,8 @@ class External(Placement):
         self.size = 0
         self._placed: dict[Region, int] = {}
 
-    def place(
-        self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
+        """Refer to the next free place of the data file."""
         length = size_of(data)
         offset = self._placed.get(data) if isinstance(data, Region) else None
         if offset is None:

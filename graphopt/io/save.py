@@ -173,12 +173,11 @@ def _external(path: Path, export: Export, made: _Made) -> tuple[list[Any], tuple
 
 def _serialize(model: onnx.ModelProto) -> bytes:
     try:
-        data = model.SerializeToString()
+        return bytes(model.SerializeToString())
     except (EncodeError, ValueError, RuntimeError) as error:
         raise ModelError(
             "the model has more than 2 GiB besides its weights, which no file can hold"
         ) from error
-    return data
 
 
 def _write(fd: int, piece: Any) -> None:

@@ -37,9 +37,7 @@ class SessionSource:
     inline_bytes: int = 0
 
 
-def session_source(
-    export: Callable[[Placement], onnx.ModelProto], sources: Sources
-) -> SessionSource:
+def session_source(export: Callable[[Placement], onnx.ModelProto], sources: Sources) -> SessionSource:
     """Make the session source of a model.
 
     Raises:
@@ -69,13 +67,9 @@ class _Referring(Placement):
         self._locations: dict[Path, str] = {}
         if files:
             self.folder = Path(os.path.commonpath([file.parent for file in files]))
-            self._locations = {
-                file: file.relative_to(self.folder).as_posix() for file in files
-            }
+            self._locations = {file: file.relative_to(self.folder).as_posix() for file in files}
 
-    def place(
-        self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool
-    ) -> None:
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
         if not feeds_shapes and holder != "sparse":
             path = data.source.path if isinstance(data, Region) else None
             location = None if path is None else self._locations.get(path)

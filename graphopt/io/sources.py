@@ -77,9 +77,11 @@ class BufferSource(Source):
         self._view = memoryview(data)
 
     def view(self, offset: int, length: int) -> memoryview:
+        """The bytes [offset, offset + length), read-only."""
         return self._view[offset : offset + length]
 
     def base(self) -> int | None:
+        """Address of the first byte, once it is mapped."""
         return _address(self._view)
 
 
@@ -127,6 +129,7 @@ class FileSource(Source):
         return self._fd
 
     def view(self, offset: int, length: int) -> memoryview:
+        """The bytes [offset, offset + length), read-only."""
         mapped = self._mapping()
         if mapped is not None:
             return mapped[offset : offset + length]
@@ -165,6 +168,7 @@ class FileSource(Source):
             length -= len(chunk)
 
     def copy_to(self, out: int, offset: int, length: int) -> None:
+        """Append the bytes to a file descriptor, inside the kernel where it can."""
         held = self._fd is not None
         fd = self._open()
         try:
@@ -187,6 +191,7 @@ class FileSource(Source):
                 self.close()
 
     def base(self) -> int | None:
+        """Address of the first byte, once it is mapped."""
         if self._base is None and self._map is not None:
             self._base = _address(self._map)
         return self._base
@@ -196,6 +201,7 @@ class FileSource(Source):
         return self._map is not None
 
     def unchanged(self) -> bool:
+        """The file at `path` is still the one that was opened."""
         assert self.path is not None
         try:
             return _identity(os.stat(self.path)) == self._identity
@@ -203,6 +209,7 @@ class FileSource(Source):
             return False
 
     def pin(self) -> None:
+        """Keep the bytes reachable when the file at `path` is replaced or removed."""
         if self._map is None:
             self._open()
 
@@ -249,9 +256,7 @@ class Sources:
         """Where the bytes of `array` lie if it is a contiguous view of a source, else None."""
         if array.flags.writeable or not array.flags.c_contiguous or not array.nbytes:
             return None
-        bases = sorted(
-            (base, i) for i, source in enumerate(self.all) if (base := source.base()) is not None
-        )
+        bases = sorted((base, i) for i, source in enumerate(self.all) if (base := source.base()) is not None)
         address = int(array.__array_interface__["data"][0])
         at = bisect_right(bases, (address, len(self.all))) - 1
         if at < 0:

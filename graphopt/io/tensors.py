@@ -74,9 +74,7 @@ class TensorReader:
                 )
         else:
             if tensor.data_type not in NP_DTYPES:
-                raise ModelError(
-                    f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}"
-                )
+                raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}")
             return ProtoValues(tensor)
         return FileValues(region, tensor.data_type, tuple(tensor.dims))
 

@@ -38,9 +38,7 @@ class FileValues(LazyValues):  # type: ignore[misc]
     @property
     def tensor(self) -> onnx.TensorProto:
         """A complete TensorProto (onnx-graphsurgeon's own exporter asks for it). Loads the bytes."""
-        return onnx.TensorProto(
-            dims=self.shape, data_type=self.data_type, raw_data=bytes(self.region.view())
-        )
+        return onnx.TensorProto(dims=self.shape, data_type=self.data_type, raw_data=bytes(self.region.view()))
 
     def load(self) -> Array:
         """The values: a read-only view of the mapped file, a fresh array for sub-byte types.
@@ -75,7 +73,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Bytes of the loaded array."""
-        return math.prod(self.tensor.dims) * self.dtype.itemsize
+        return int(math.prod(self.tensor.dims) * self.dtype.itemsize)
 
     def load(self) -> Array:
         """The values, read-only. Strings give an object array of `str` (`bytes` where not UTF-8).
@@ -95,9 +93,7 @@ class SparseProtoValues(SparseValues):  # type: ignore[misc]
         indices: their places, linear ([nnz]) or one row each ([nnz, rank]).
     """
 
-    def __init__(
-        self, tensor: onnx.SparseTensorProto, values: LazyValues, indices: LazyValues
-    ) -> None:
+    def __init__(self, tensor: onnx.SparseTensorProto, values: LazyValues, indices: LazyValues) -> None:
         self.tensor = tensor
         self.values = values
         self.indices = indices
@@ -120,7 +116,7 @@ class SparseProtoValues(SparseValues):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Bytes of the dense array."""
-        return math.prod(self.tensor.dims) * self.dtype.itemsize
+        return int(math.prod(self.tensor.dims) * self.dtype.itemsize)
 
     def load(self) -> Array:
         """The dense array, read-only.
@@ -184,15 +180,13 @@ def to_raw(array: Array) -> tuple[int, memoryview]:
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     flat = np.ascontiguousarray(array).reshape(-1)
-    return data_type, memoryview(flat.view(np.uint8)).cast("B")
+    return data_type, flat.view(np.uint8).data
 
 
 def string_tensor(array: Array) -> onnx.TensorProto:
     """A TensorProto of strings; elements are `str` or `bytes`."""
     items = [s if isinstance(s, bytes) else str(s).encode() for s in array.reshape(-1).tolist()]
-    return onnx.TensorProto(
-        dims=array.shape, data_type=onnx.TensorProto.STRING, string_data=items
-    )
+    return onnx.TensorProto(dims=array.shape, data_type=onnx.TensorProto.STRING, string_data=items)
 
 
 def stored_size(values: Array | LazyValues) -> int:
