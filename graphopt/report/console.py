@@ -111,6 +111,8 @@ def _culprit(culprit: Culprit, console: Console) -> None:
     ):
         if text:  # unwrapped: paths and commands are there to be copied
             console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)
+    for row in culprit.trace.rstrip().splitlines():
+        console.print(_INDENT + clean(row), markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
 def _sizes(report: RunReport, console: Console) -> None:

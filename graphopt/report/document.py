@@ -147,6 +147,7 @@ class Culprit:
         reproducer: folder with the smallest model that shows it, "" if none was written.
         command: what to type to see it again.
         with_passes: the other passes without which it does not happen.
+        trace: the traceback, if the pass raised.
     """
 
     pass_name: str
@@ -155,6 +156,7 @@ class Culprit:
     reproducer: str = ""
     command: str = ""
     with_passes: tuple[str, ...] = ()
+    trace: str = ""
 
 
 @dataclass(frozen=True)
