@@ -16,6 +16,7 @@ from typing import Any
 from graphopt.errors import RefusedRewrite
 from graphopt.graph.index import Index, body_label
 from graphopt.graph.journal import Change, Journal, Refusal, SiteKey
+from graphopt.graph.mentions import mentioned_names
 from graphopt.graph.order import sort_body
 from graphopt.graph.shapes import Facts
 from graphopt.ir import Body, Constant, Node, Tensor, Variable
@@ -29,10 +30,10 @@ RANK_STEP = 2.0**-20
 class Site:
     """One rewrite in progress."""
 
-    __slots__ = ("added", "body", "freed", "key", "op", "refused", "removed", "undo", "why")
+    __slots__ = ("added", "freed", "key", "op", "refused", "removed", "touched", "undo", "why")
 
-    def __init__(self, key: SiteKey, body: Body, op: str, why: str) -> None:
-        self.key, self.body, self.op, self.why = key, body, op, why
+    def __init__(self, key: SiteKey, op: str, why: str, touched: int) -> None:
+        self.key, self.op, self.why, self.touched = key, op, why, touched
         self.undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.freed: list[Tensor] = []
         self.added: dict[Node, None] = {}
@@ -52,10 +53,11 @@ class GraphState:
         self.journal = journal if journal is not None else Journal()
         self.pass_name = ""
         self.site: Site | None = None
-        self.touched: list[Node] = []  # nodes whose surroundings changed, in order; never shortened
+        self.touched: list[Node] = []  # nodes whose surroundings changed, in order
         self._settled = 0
         self._unsorted: set[Body] = set()
         self._labels: dict[Body, str] = {}
+        self._mentions: dict[Body, frozenset[str]] = {}
         patterns = [fnmatch.translate(glob) for glob in keep]
         self._keep = re.compile("|".join(patterns)) if patterns else None
 
@@ -154,7 +156,9 @@ class GraphState:
         if body is None:
             raise RefusedRewrite(f"{root.op} is gone already")
         anchor = next((t.name for t in root.outputs if t.name), root.name or root.op)
-        self.site = site = Site(SiteKey(self.pass_name, self.label(body), anchor), body, root.op, why)
+        self.site = site = Site(
+            SiteKey(self.pass_name, self.label(body), anchor), root.op, why, len(self.touched)
+        )
         try:
             yield site
             self._collect(site)
@@ -183,20 +187,33 @@ class GraphState:
             Change(len(self.journal.changes), site.key, site.op, site.why, added, site.removed)
         )
 
-    def prune_constant(self, body: Body, constant: Constant) -> bool:
-        """Erase an initializer that nobody reads, as a site of its own; False when it stays."""
-        if self.index.is_read(constant) or self.keeps(constant):
-            return False
-        site = Site(
-            SiteKey(self.pass_name, self.label(body), constant.name), body, "initializer", "nobody reads it"
-        )
+    @contextlib.contextmanager
+    def open_bare_site(self, body: Body, anchor: str, what: str, why: str) -> Iterator[Site]:
+        """A site around something that is no node; what loses its readers in it is not collected."""
+        site = Site(SiteKey(self.pass_name, self.label(body), anchor), body, what, why)
         outer, self.site = self.site, site
         try:
-            self.remove_constant(constant)
+            yield site
             self._commit(site)
+        except BaseException:
+            self._roll_back(site)
+            raise
         finally:
             self.site = outer
+
+    def prune_constant(self, body: Body, constant: Constant) -> bool:
+        """Erase an initializer that nobody reads, as a site of its own; False when it stays."""
+        if self.index.is_read(constant) or self.keeps(constant) or constant.name in self._mentioned(body):
+            return False
+        with self.open_bare_site(body, constant.name, "initializer", "nobody reads it") as site:
+            self.remove_constant(constant)
         return not site.refused
+
+    def _mentioned(self, body: Body) -> frozenset[str]:
+        found = self._mentions.get(body)
+        if found is None:
+            found = self._mentions[body] = mentioned_names(self, body)
+        return found
 
     def refuse(self, node: Node, reason: str) -> None:
         """Note that the running pass declined `node`."""
@@ -209,6 +226,9 @@ class GraphState:
         while undo:
             function, arguments = undo.pop()
             function(*arguments)
+        # Nothing happened, so nothing is worth another look.
+        del self.touched[site.touched :]
+        self._settled = min(self._settled, site.touched)
 
     def _collect(self, site: Site) -> None:
         """Erase what this site left without readers."""
@@ -219,7 +239,7 @@ class GraphState:
                 continue
             if isinstance(t, Constant):
                 home = index.constant_home.get(t)
-                if home is not None:
+                if home is not None and t.name not in self._mentioned(home):
                     self.remove_constant(t)
                 continue
             producer = index.producer.get(t)

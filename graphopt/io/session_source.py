@@ -79,8 +79,9 @@ class _Referring(Placement):
             if holder == "main":
                 dims = tuple(tensor.dims)
                 self.arrays[tensor.name] = from_raw(view_of(data), tensor.data_type, dims)
-                # A location that runtimes never open: the array replaces it before they would.
-                refer(tensor, "graphopt-in-memory", 0, size_of(data))
+                # The array replaces this before a runtime would open it, but onnxruntime first checks
+                # that the location exists in the folder: "." always does.
+                refer(tensor, ".", 0, size_of(data))
                 return
         self.inline_bytes += size_of(data)
         if self.inline_bytes > _MAX_INLINE:

@@ -66,6 +66,7 @@ class Guilt:
         op: operator type of the root node of the site.
         partners: other passes without which it does not happen.
         trace: the traceback, if the pass raised.
+        proof: the judge's evidence.
     """
 
     pass_name: str
@@ -74,6 +75,7 @@ class Guilt:
     op: str = ""
     partners: tuple[str, ...] = ()
     trace: str = ""
+    proof: object = None
 
 
 @dataclass
@@ -220,7 +222,7 @@ class Transaction:
         good, bad = 0, len(done.journal.changes)
         if bad == 0:
             return None
-        why, change = judged.why, done.journal.changes[-1]
+        why, proof, change = judged.why, judged.proof, done.journal.changes[-1]
         while bad - good > 1:
             middle = (good + bad) // 2
             self.tell("bisect", f"between rewrites {good} and {bad}")
@@ -228,14 +230,14 @@ class Transaction:
             trial = self._execute(skip, dropped, limit=middle, quiet=True)
             verdict = self._judge_run(trial, skip, dropped)
             if verdict.verdict == "failed":
-                bad, why = middle, verdict.why
+                bad, why, proof = middle, verdict.why, verdict.proof
                 change = trial.journal.changes[-1]
             else:
                 good = middle
         if bad == 1:
             trial = self._execute(skip, dropped, limit=1, quiet=True)
             change = trial.journal.changes[-1]
-        guilt = Guilt(change.key.pass_name, change.key, why, change.op)
+        guilt = Guilt(change.key.pass_name, change.key, why, change.op, proof=proof)
         guilt.partners = self._partners(guilt, done.journal.changes[: bad - 1], skip, dropped)
         return guilt
 

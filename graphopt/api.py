@@ -1,0 +1,367 @@
+"""The Python API: `load`, `run`, `validate`. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt import summary
+from graphopt.errors import UserError
+from graphopt.graph.stats import model_stats
+from graphopt.model import Model
+from graphopt.pipeline.base import Limits, Pass
+from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
+from graphopt.pipeline.manager import Settings, flatten, without
+from graphopt.pipeline.registry import Fixpoint, Step, installed
+from graphopt.pipeline.reproducer import folder_name, write_reproducer
+from graphopt.pipeline.spec import Spec
+from graphopt.pipeline.targets import get_target
+from graphopt.pipeline.transaction import Guilt, Outcome, Transaction
+from graphopt.report.document import Culprit, RunReport
+
+if TYPE_CHECKING:
+    from graphopt.io.save import SavedFiles
+    from graphopt.judging import ProverJudge
+    from graphopt.validation.compare import Budget
+    from graphopt.validation.proof import Proof
+
+Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"
+Passes: TypeAlias = "str | Sequence[str | Pass | Fixpoint | Spec] | None"
+Verify: TypeAlias = Literal["final", "each", "off"]
+Tell: TypeAlias = Callable[[str, str], None]
+
+
+@dataclass
+class Result:
+    """What `run` returns.
+
+    Attributes:
+        model: the optimized model.
+        report: what was done to it, and the evidence.
+    """
+
+    model: Model
+    report: RunReport
+
+    def save(
+        self, path: str | Path, *, external_data: bool | None = None, overwrite: bool = True
+    ) -> SavedFiles:
+        """Write the model atomically; see `Model.save`. The report then names the file.
+
+        Raises:
+            UserError: the result is known to be wrong, or the file cannot be written.
+        """
+        if not self.report.writable:
+            raise UserError("the result failed its validation, so it is not written")
+        saved = self.model.save(path, external_data=external_data, overwrite=overwrite)
+        output = summary.file_info(saved.model, saved.data)
+        self.report = replace(self.report, output=output)
+        return saved
+
+
+def load(source: Source, *, trust_external_paths: bool = False) -> Model:
+    """Load a model; see `Model.load`."""
+    return Model.load(source, trust_external_paths=trust_external_paths)
+
+
+def run(
+    source: Source,
+    passes: Passes = None,
+    *,
+    target: str = "portable",
+    verify: Verify = "final",
+    keep: Sequence[str] = (),
+    data: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Sequence[str] = ("cpu",),
+    limits: Limits | None = None,
+    budget: Budget | None = None,
+    memory_limit: int | None = None,
+    timeout: float | None = None,
+    repro_dir: str | Path | None = None,
+    dump_dir: str | Path | None = None,
+    trust_external_paths: bool = False,
+    progress: Tell | None = None,
+) -> Result:
+    """Optimize a model and prove the result.
+
+    Args:
+        source: a path, a ModelProto, an onnx-graphsurgeon graph, or a Model. It is not changed.
+        passes: pipeline string, or a list of such strings and passes; the target's default by default.
+        target: who will execute the result: "portable", "ort-cpu", "ort-cuda", "tensorrt".
+        verify: compare with the original at the end ("final"), after each pass ("each"), or not ("off").
+        keep: globs over node and tensor names that no pass may touch.
+        data: real inputs for the comparison: arrays by name, an .npz file, or a folder.
+        input_shapes: dims by input name, for synthesized inputs.
+        providers: execution providers that the result must hold on; the CPU always is among them.
+        limits: bounds on what passes may produce.
+        budget: what a lossy pipeline must keep.
+        memory_limit: bytes of memory that this process may allocate during the call.
+        timeout: seconds after which to give up.
+        repro_dir: folder for reproducers of what was rolled back; none are written by default.
+        dump_dir: folder for the model after every pass that changed it.
+        trust_external_paths: follow external data out of the model's folder.
+        progress: called with a stage and a detail as the run goes on.
+
+    Returns:
+        The model and its report. Wrong rewrites are rolled back and named in the report; a model that
+        cannot be made right has the verdict "failed" and cannot be saved.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ProviderError: a provider, or onnxruntime itself, is not there.
+        UserError: a pass, an option, a target or an input is not known; time or memory is used up.
+        PassError: the engine itself is broken.
+    """
+    clock = _Clock()
+    tell = progress or (lambda stage, detail: None)
+    tell("load", str(source) if isinstance(source, str | Path) else "the model")
+    profile = get_target(target)
+    registry = installed()
+    steps = registry.resolve(passes, default=registry.preset(f"default-{target}"))
+    fresh = _maker(source, trust_external_paths)
+    original = fresh()
+    path = original.path
+    before = model_stats(original)
+    _check_keep(keep, original)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    settings = Settings(profile, limits or Limits(), tuple(keep), _evaluator(original), deadline)
+    clock.lap("load")
+    with _memory_limit(memory_limit):
+        judge = None
+        if verify != "off":
+            tell("prove", "running the original")
+            judge = _judge(original, data, input_shapes, providers, budget)
+            clock.lap("reference")
+        watchers: list[Instrument] = [Progress(tell)]
+        if dump_dir is not None:
+            watchers.append(DumpChanges(Path(dump_dir)))
+        # The first run may use up the copy at hand; the search for a culprit makes new ones.
+        first = [original] if verify == "off" or judge is None else []
+        transaction = Transaction(
+            lambda: first.pop() if first else fresh(),
+            steps,
+            settings,
+            judge=judge,
+            each=verify == "each",
+            instruments=watchers,
+            tell=tell,
+        )
+        outcome = transaction.run()
+        clock.lap("passes and proof")
+        culprits = tuple(
+            _culprit(guilt, fresh, steps, settings, outcome, judge, repro_dir, tell)
+            for guilt in outcome.guilty
+        )
+        if culprits:
+            clock.lap("reproducers")
+    report = RunReport(
+        input=summary.file_info(path, _data_files(original)),
+        output=None,
+        target=target,
+        pipeline=registry.format(steps),
+        verdict=outcome.verdict,  # type: ignore[arg-type]
+        verdict_reason=outcome.why,
+        passes=(
+            *summary.pass_reports(
+                outcome.run.order, outcome.run.journal, outcome.run.timing, outcome
+            ),
+            *summary.left_out(flatten(steps), outcome),
+        ),
+        before=before,
+        after=model_stats(outcome.run.model),
+        culprits=culprits,
+        seconds=clock.laps,
+        versions=summary.versions(),
+    )
+    return Result(outcome.run.model, _with_proof(report, outcome))
+
+
+def validate(
+    a: Source,
+    b: Source,
+    *,
+    data: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Sequence[str] = ("cpu",),
+    numerics: str = "CLOSE",
+    budget: Budget | None = None,
+    trust_external_paths: bool = False,
+) -> Proof:
+    """Compare two models that have the same inputs and outputs.
+
+    Args:
+        a: the reference.
+        b: the candidate.
+        data: real inputs; synthesized by default.
+        input_shapes: dims by input name, for synthesized inputs.
+        providers: execution providers that the candidate must hold on.
+        numerics: "EXACT", "CLOSE" or "LOSSY".
+        budget: what is asked of "LOSSY".
+        trust_external_paths: follow external data out of the models' folders.
+
+    Returns:
+        The proof: verdict, reason, and figures per output.
+    """
+    from graphopt.validation.proof import validate as compare
+
+    first = load(a, trust_external_paths=trust_external_paths)
+    second = load(b, trust_external_paths=trust_external_paths)
+    return compare(
+        first,
+        second,
+        data=data,
+        numerics=numerics,
+        budget=budget,
+        providers=providers,
+        input_shapes=input_shapes,
+    )
+
+
+# -- parts of `run` ------------------------------------------------------------------------------------
+
+
+def _maker(source: Source, trust: bool) -> Callable[[], Model]:
+    """A function that makes pristine copies of the model, which share its weights."""
+    if isinstance(source, str | Path):
+        # From the file again: that costs no more than copying, and holds no copy between runs.
+        return lambda: Model.load(source, trust_external_paths=trust)
+    pristine = Model.load(source, trust_external_paths=trust)
+    return pristine.copy
+
+
+def _evaluator(model: Model) -> Any:
+    from graphopt.runtime.evaluate import Evaluation
+
+    return Evaluation(model)
+
+
+def _judge(
+    original: Model,
+    data: Any,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    providers: Sequence[str],
+    budget: Budget | None,
+) -> ProverJudge:
+    from graphopt.judging import ProverJudge
+    from graphopt.validation.proof import Options
+
+    if not providers:
+        raise UserError("no execution provider was named", fix="as in: --providers cpu")
+    return ProverJudge(
+        original, data, Options(tuple(providers), input_shapes=dict(input_shapes or {})), budget
+    )
+
+
+def _check_keep(globs: Sequence[str], model: Model) -> None:
+    """Refuse a glob that matches nothing: it is a typing mistake, and would protect nothing."""
+    if not globs:
+        return
+    from graphopt.pipeline.options import suggestion
+    from graphopt.pipeline.select import unmatched
+
+    for glob, names in unmatched(globs, model):
+        raise UserError(
+            f"--keep {glob!r} matches no node and no tensor",
+            fix=suggestion(glob, names, "names look like") if names else None,
+        )
+
+
+def _data_files(model: Model) -> list[Path]:
+    return list(model.data_files)
+
+
+def _with_proof(report: RunReport, outcome: Outcome) -> RunReport:
+    if outcome.judgement is None or outcome.judgement.proof is None:
+        return report
+    proof: Any = outcome.judgement.proof
+    declared = {t.name: _dims(t) for t in outcome.run.model.graph.outputs}
+    return replace(
+        report,
+        outputs=summary.output_rows(proof, declared),
+        probes=proof.probes,
+        runtimes=proof.runtimes,
+        warnings=proof.warnings,
+    )
+
+
+def _dims(tensor: Any) -> tuple[str, ...] | None:
+    shape = tensor.shape
+    return None if shape is None else tuple("?" if d is None else str(d) for d in shape)
+
+
+def _culprit(
+    guilt: Guilt,
+    fresh: Callable[[], Model],
+    steps: Sequence[Step],
+    settings: Settings,
+    outcome: Outcome,
+    judge: ProverJudge | None,
+    repro_dir: str | Path | None,
+    tell: Tell,
+) -> Culprit:
+    """The report's row for what was rolled back; writes its reproducer if there is a folder for it."""
+    if repro_dir is None:
+        return summary.culprit(guilt)
+    from graphopt.judging import IntermediateTap, judge_on_feeds
+
+    tell("reproduce", guilt.pass_name)
+    names = {guilt.pass_name, *guilt.partners}
+    needed = without(steps, {p.name for p in flatten(steps)} - names)
+    folder = Path(repro_dir) / folder_name(guilt)
+    feeds = judge.failing_feeds(guilt.proof) if judge is not None else {}
+    command = write_reproducer(
+        folder,
+        fresh(),
+        guilt,
+        needed,
+        settings,
+        pipeline=installed().format(needed),
+        feeds=feeds,
+        tap=IntermediateTap(feeds),
+        make_judge=judge_on_feeds,
+        versions=summary.versions(),
+    )
+    return summary.culprit(guilt, str(folder), command)
+
+
+@contextlib.contextmanager
+def _memory_limit(limit: int | None) -> Iterator[None]:
+    """Bound the memory that this process may allocate; mapped files do not count."""
+    if limit is None:
+        yield
+        return
+    try:
+        import resource
+    except ImportError as e:
+        raise UserError("--memory-limit needs a Unix system", fix="run without it") from e
+    old = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, old[1]))
+    try:
+        yield
+    except MemoryError as e:
+        raise UserError(
+            f"the memory limit of {limit / 1e9:.3g} GB is reached", fix="raise --memory-limit"
+        ) from e
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, old)
+
+
+class _Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,82 @@
+"""The pipeline's judge, made of the validation's prover. Neither of the two rooms knows the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from graphopt.graph.view import Array
+from graphopt.model import Model
+from graphopt.pipeline.base import Numerics
+from graphopt.pipeline.transaction import Judgement
+from graphopt.runtime.inputs import ProbeSet
+from graphopt.runtime.session import open_session
+from graphopt.validation.compare import Budget
+from graphopt.validation.indices import tap
+from graphopt.validation.proof import Options, Proof, Prover, Reference, feeds_as_arrays
+
+
+class ProverJudge:
+    """Compares candidates with one original; what is known about the original is computed once.
+
+    Args:
+        reference: the original.
+        data: the user's inputs, None to synthesize them.
+        options: providers, shapes, how many probes.
+        budget: what a LOSSY result must keep.
+        probes: inputs to use, from the judge of another reference.
+    """
+
+    def __init__(
+        self,
+        reference: Model,
+        data: Any = None,
+        options: Options = Options(),
+        budget: Budget | None = None,
+        probes: Sequence[ProbeSet] | None = None,
+    ) -> None:
+        self.options, self.budget = options, budget
+        self.reference = Reference(reference, data, options, probes)
+        self._prover = Prover(self.reference)
+
+    def judge(self, candidate: Model, numerics: Numerics) -> Judgement:
+        """Compare `candidate` with the reference under every runtime that was asked for."""
+        proof = self._prover.check(candidate, numerics.name, self.budget)
+        return Judgement(proof.verdict, proof.reason, proof)
+
+    def against(self, reference: Model) -> ProverJudge:
+        """A judge that compares with another reference on the same inputs."""
+        return ProverJudge(reference, None, self.options, self.budget, self.reference.probes.sets)
+
+    def failing_feeds(self, proof: object) -> dict[str, Array]:
+        """The inputs that show a failure (the first ones where none does), as far as they are arrays."""
+        if not self.reference.probes.sets:
+            return {}
+        if not isinstance(proof, Proof) or proof.failing_probe is None:
+            return feeds_as_arrays(self.reference.feeds(0))
+        return feeds_as_arrays(self.reference.feeds(proof.failing_probe))
+
+
+def judge_on_feeds(reference: Model, feeds: Mapping[str, Array]) -> ProverJudge:
+    """A judge for a cut-out model on given inputs."""
+    return ProverJudge(reference, probes=[ProbeSet(dict(feeds), source="the reproducer")])
+
+
+class IntermediateTap:
+    """Values of intermediate tensors of a model on one set of inputs, computed by the reference runtime."""
+
+    def __init__(self, feeds: Mapping[str, Array]) -> None:
+        self.feeds = dict(feeds)
+
+    def __call__(self, model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Array]:
+        """Arrays by name; tensors that are not arrays are left out."""
+        found = {name: self.feeds[name] for name in names if name in self.feeds}
+        have = {v.name for v in model.graph.output}
+        wanted = [name for name in names if name not in found]
+        if not wanted:
+            return found
+        source = tap(model, [name for name in wanted if name not in have])
+        with open_session(source, optimize="none", prepack=False, arena=False) as session:
+            return found | feeds_as_arrays(session.run(self.feeds, wanted))

@@ -1,0 +1,122 @@
+"""Filling in the report of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from graphopt.graph.journal import Journal
+from graphopt.pipeline.base import Pass
+from graphopt.pipeline.instruments import Timing
+from graphopt.pipeline.options import options_of
+from graphopt.pipeline.spec import format_value
+from graphopt.pipeline.transaction import Guilt, Outcome
+from graphopt.report.document import Culprit, FileInfo, OutputRow, PassReport, Refusal
+from graphopt.validation.proof import Proof
+
+PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on; those that are not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def file_info(path: Path | None, data_files: Sequence[Path] = ()) -> FileInfo:
+    """Path and size of a model on disk, external data included."""
+    if path is None or not path.is_file():
+        return FileInfo(str(path or ""))
+    size = path.stat().st_size + sum(f.stat().st_size for f in data_files if f.is_file())
+    return FileInfo(str(path), size, tuple(str(f) for f in data_files))
+
+
+def pass_reports(
+    order: Sequence[Pass], journal: Journal, timing: Timing, outcome: Outcome
+) -> tuple[PassReport, ...]:
+    """One row per pass, in order of the first run; passes that were left out come last."""
+    rows = []
+    for item in order:
+        changes = journal.of_pass(item.name)
+        refusals: dict[str, Refusal] = {}
+        for refusal, count in journal.refusals.items():
+            if refusal.pass_name == item.name:
+                first = refusals.get(refusal.reason)
+                node = first.node if first else refusal.node
+                total = (first.count if first else 0) + count
+                refusals[refusal.reason] = Refusal(node, refusal.reason, total)
+        rows.append(
+            PassReport(
+                name=item.name,
+                options={key: format_value(value) for key, value in options_of(item).items()},
+                numerics=item.numerics.name,
+                rewrites=len(changes),
+                refusals=tuple(refusals.values()),
+                nodes_removed=sum(len(c.removed) for c in changes),
+                nodes_added=sum(len(c.added) for c in changes),
+                seconds=timing.seconds.get(item, 0.0),
+                rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
+            )
+        )
+    return tuple(rows)
+
+
+def left_out(steps: Sequence[Pass], outcome: Outcome) -> tuple[PassReport, ...]:
+    """Rows for the passes that were rolled back as a whole."""
+    rows = []
+    for item in steps:
+        reasons = [g for g in outcome.guilty if g.pass_name == item.name and g.site is None]
+        if reasons:
+            rows.append(
+                PassReport(
+                    name=item.name,
+                    numerics=item.numerics.name,
+                    rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
+                    skipped="rolled back",
+                )
+            )
+    return tuple(rows)
+
+
+def culprit(guilt: Guilt, folder: str = "", command: str = "") -> Culprit:
+    """The report's form of what was rolled back."""
+    return Culprit(
+        pass_name=guilt.pass_name,
+        site=guilt.site.anchor if guilt.site else "",
+        why=guilt.why,
+        reproducer=folder,
+        command=command,
+        with_passes=guilt.partners,
+        trace=guilt.trace,
+    )
+
+
+def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | None]) -> tuple[OutputRow, ...]:
+    """How far each output moved; `declared` are the dims that the model declares, by output."""
+    if proof is None:
+        return ()
+    rows = []
+    for v in proof.outputs:
+        m = v.metrics
+        rows.append(
+            OutputRow(
+                name=v.name,
+                dtype=v.dtype,
+                shape=declared.get(v.name),
+                numerics=v.level,  # type: ignore[arg-type]
+                max_abs=m.max_abs if m else None,
+                max_rel=m.max_rel if m else None,
+                cosine=m.cosine if m else None,
+                sqnr_db=m.sqnr_db if m else None,
+                allowed=v.limit,
+                verdict="ok" if v.ok else "failed",
+                note=v.reason,
+            )
+        )
+    return tuple(rows)
