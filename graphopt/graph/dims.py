@@ -185,6 +185,20 @@ class Sym:
                             found.add(atom.name or atom.key)
         return frozenset(found)
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether something unknown occurs in this, so that no input's dims determine it."""
+        stack: list[Dim] = [self]
+        while stack:
+            dim = stack.pop()
+            if isinstance(dim, Sym):
+                for mono, _ in dim.terms:
+                    for atom in mono:
+                        if not atom.op and not atom.name:
+                            return True
+                        stack.extend(atom.args)
+        return False
+
     def evaluate(self, bindings: Mapping[str, int]) -> int:
         """The value when each symbol has the value that `bindings` gives (see `symbols`).
 

@@ -280,10 +280,12 @@ def _reconcile(dtype: int | None, shape: Shape | None, hint: Hint) -> tuple[int 
         return dtype, None
     merged: list[Dim] = []
     for ours, theirs in zip(shape, hint_shape, strict=True):
-        if isinstance(theirs, int) and ours != theirs:
-            merged.append(fresh_dim() if isinstance(ours, int) else theirs)
-        else:
+        if not isinstance(theirs, int) or ours == theirs:
             merged.append(ours)
+        elif isinstance(ours, int):
+            merged.append(fresh_dim())
+        else:  # a formula of known dims is trusted more than an int that may come from a misread dim
+            merged.append(theirs if ours.is_anonymous else ours)
     return dtype, tuple(merged)
 
 
@@ -304,9 +306,9 @@ def _merge_dims(a: Dim, b: Dim) -> Dim:
     return b if _anonymous(a) > _anonymous(b) else a
 
 
-def _anonymous(dim: Sym) -> tuple[int, int]:
-    """Sort key: few anonymous symbols first, then short."""
-    return sum(1 for s in dim.symbols if s.startswith("?")), len(str(dim))
+def _anonymous(dim: Sym) -> tuple[bool, int]:
+    """Sort key: what is made of named symbols first, then what is short."""
+    return dim.is_anonymous, len(str(dim))
 
 
 def _merge_values(a: SymValue | None, b: SymValue | None) -> SymValue | None:

@@ -131,8 +131,6 @@ def _hint(info: onnx.ValueInfoProto, names: set[str]) -> Hint:
     return dtype or None, dims
 
 
-def _other_dim(dim: onnx.TensorShapeProto.Dimension, names: set[str]) -> int | str | None:
-    kind = dim.WhichOneof("value")
-    if kind == "dim_value":
-        return 0
-    return dim.dim_param if kind == "dim_param" and dim.dim_param in names else None
+def _other_dim(dim: onnx.TensorShapeProto.Dimension, names: set[str]) -> str | None:
+    # A 0 is not believed: it is also what inference functions read where a dim is symbolic (Attention's do).
+    return dim.dim_param if dim.dim_param in names else None

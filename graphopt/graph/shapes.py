@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import onnx
@@ -42,17 +44,30 @@ def infer(model: HasGraph, *, strict: bool = False) -> Facts:
     Args:
         strict: let the exceptions of rules through; for tests.
     """
-    functions = list(model.graph.functions)
-    facts = Facts(((f.domain, f.name, getattr(f, "overload", "")) for f in functions), strict=strict)
-    run = _Inference(facts, SchemaHints(model.skeleton()))
-    for tensor in model.graph.inputs:
-        run.declare(tensor)
-    run.body(model.graph, model.opset_imports, ())
-    for function in functions:
+    with _no_collection():
+        functions = list(model.graph.functions)
+        facts = Facts(((f.domain, f.name, f.overload) for f in functions), strict=strict)
+        run = _Inference(facts, SchemaHints(model.skeleton()))
+        for tensor in model.graph.inputs:
+            run.declare(tensor)
+        run.body(model.graph, model.opset_imports, ())
         run.hints = SchemaHints(None)
-        run.body(function, opsets_of(function, model.opset_imports), ())
-    facts.hints = {}
+        for function in functions:
+            run.body(function, opsets_of(function, model.opset_imports), ())
+        facts.hints = {}
     return facts
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the garbage collector: it would walk a large graph again and again and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def opsets_of(body: Body, of_model: Mapping[str, int]) -> Mapping[str, int]:

@@ -294,8 +294,8 @@ _SAME: Final = (
     "Acos Acosh Asin Asinh Atan Atanh BitwiseNot Celu Cos Cosh CumProd Elu Erf Exp Gelu GroupNormalization "
     "HardSigmoid HardSwish Hardmax ImageScaler InstanceNormalization LRN LeakyRelu Log LogSoftmax "
     "LpNormalization MeanVarianceNormalization Mish Reciprocal Relu ReverseSequence RotaryEmbedding Scatter "
-    "ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter "
-    "ThresholdedRelu Trilu"
+    "ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan "
+    "Tanh TensorScatter ThresholdedRelu Trilu"
 ).split()
 
 RULES: Final[Mapping[str, Rule]] = {

@@ -184,6 +184,23 @@ def affine_grid(call: Call) -> None:
     call.out(0, call.dtype(0), (n, *spatial, len(spatial)))
 
 
+def stft(call: Call) -> None:
+    """Short-time Fourier transform: frames that lie wholly inside the signal."""
+    signal, window = call.need_shape(0), call.shape(2)
+    step, length = call.elements(1), call.elements(3)
+    if length is not None:
+        size: Dim = dims_of(length)[0]
+    elif call.tensor(3) is None and window is not None:
+        size = window[0]
+    else:
+        size = fresh_dim()
+    frames: Dim = fresh_dim()
+    if step is not None and isinstance(step[0], int) and step[0] > 0:
+        frames = as_dim(floordiv(signal[1] - size, step[0]) + 1)
+    bins = size // 2 + 1 if call.attr("onesided", 1) else size
+    call.out(0, call.dtype(0), (signal[0], frames, as_dim(bins), 2))
+
+
 RULES: Final[Mapping[str, Rule]] = {
     "AffineGrid": affine_grid,
     "AveragePool": pool,
@@ -202,5 +219,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "QLinearConv": qlinear_conv,
     "Resize": resize,
     "RoiAlign": roi_align,
+    "STFT": stft,
     "Upsample": upsample,
 }
