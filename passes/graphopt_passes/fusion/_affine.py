@@ -26,6 +26,27 @@ def wide(values: Array | np.generic | float) -> Array:
     return np.asarray(values).astype(np.float64)
 
 
+def is_identity(scale: Array) -> bool:
+    """Whether multiplying by `scale` changes nothing."""
+    return bool((scale == 1.0).all())
+
+
+def check_offset(shift: Array, spread: Array | float = 1.0) -> None:
+    """Decline to move a large shift from before a product to behind it, where it would cancel.
+
+    Args:
+        shift: what is added to the input.
+        spread: how far the input is thought to spread around `-shift`.
+
+    Raises:
+        RefusedRewrite: the shift exceeds the spread by far.
+    """
+    with np.errstate(all="ignore"):
+        ratio = np.abs(shift) / np.abs(spread)
+    if not (ratio <= MAX_OFFSET).all():
+        raise RefusedRewrite("the shift is so large that it would cancel digits behind the product")
+
+
 def batch_norm_affine(
     gamma: Array, beta: Array, mean: Array, var: Array, epsilon: float
 ) -> tuple[Array, Array]:
@@ -132,9 +153,7 @@ def conv_of_shift(weight: Array, shift: Array, groups: int) -> Array:
     return product
 
 
-def channel_vector(
-    values: Array, rank: int, axis: int, channels: int, shape: Sequence[object] | None = None
-) -> Array | None:
+def channel_vector(values: Array, rank: int, axis: int, channels: int) -> Array | None:
     """A broadcast operand as one number per channel.
 
     Args:
@@ -142,8 +161,6 @@ def channel_vector(
         rank: rank of the other operand.
         axis: the channel axis of the other operand, not negative.
         channels: size of that axis.
-        shape: unused dims aside, the other operand's shape when it may itself be broadcast: its
-            channel dim must then be `channels`.
 
     Returns:
         float64 of shape `()` (the same for all channels) or `(channels,)`; None when the operand varies
@@ -155,8 +172,6 @@ def channel_vector(
         return wide(values).reshape(())
     aligned = (1,) * (rank - values.ndim) + values.shape
     if any(size != 1 for at, size in enumerate(aligned) if at != axis) or aligned[axis] != channels:
-        return None
-    if shape is not None and shape[axis] != channels:
         return None
     return wide(values).reshape(channels)
 
