@@ -213,6 +213,13 @@ class Rewriter(GraphView):
                 self._state.set_slot(use.node, use.slot, new)
         self._state.touch_producer(new)
 
+    def import_domain(self, domain: str, version: int) -> None:
+        """Make operators of `domain` usable in this body; inside a site, before the first node of it.
+
+        A version that the body imports already stays in force.
+        """
+        self._state.import_domain(self.body, domain, version)
+
     def redirect(self, old: Tensor, new: Tensor, root: Node | None = None, why: str | None = None) -> None:
         """Every node that reads `old` reads `new` instead; body outputs stay as they are."""
         anchor = root or self._index.producer.get(old) or next(iter(self._index.readers.get(old, ())), None)

@@ -260,6 +260,13 @@ class GraphState:
 
     # -- primitive edits -----------------------------------------------------------------------------
 
+    def import_domain(self, body: Body, domain: str, version: int) -> None:
+        """`body` imports `domain`, and so does the model around a function; a version in force stays."""
+        for imports in (self.opsets(body), self.model.opset_imports):
+            if domain not in imports:
+                imports[domain] = version
+                self._log(imports.pop, domain)
+
     def add_node(self, body: Body, node: Node) -> None:
         """Put `node`, whose outputs are new, into `body`."""
         index = self.index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.checker
 import onnx.parser
 import pytest
 
@@ -317,3 +318,41 @@ def test_links_of_graphsurgeon_are_right_after_finish() -> None:
     assert list(relu.outputs[0].outputs) == [add]
     assert list(add.outputs[0].inputs) == [add]
     assert sigmoid.i() is add
+
+
+def test_a_domain_is_imported_once_and_forgotten_when_the_site_is_undone() -> None:
+    state = open_state(CHAIN)
+    graph = main(state)
+    before = snapshot(state)
+    relu = node(graph, "Relu")
+    with graph.site(relu, "no"):
+        graph.import_domain("com.microsoft", 1)
+        graph.replace(relu.outputs[0], "Gelu", [relu.inputs[0]], domain="com.microsoft")
+        raise RefusedRewrite("changed my mind")
+    assert graph.opset_of("com.microsoft") is None
+    assert snapshot(state) == before
+
+    with graph.site(relu, "yes"):
+        graph.import_domain("com.microsoft", 1)
+        graph.import_domain("com.microsoft", 2)
+        graph.replace(relu.outputs[0], "Gelu", [relu.inputs[0]], domain="com.microsoft")
+    proto = state.finish().to_proto()
+    assert {o.domain: o.version for o in proto.opset_import} == {"": 17, "com.microsoft": 1}
+    onnx.checker.check_model(proto)
+
+
+def test_a_domain_that_a_function_imports_is_imported_by_the_model() -> None:
+    state = open_state("""
+        <ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[N, 4] x) => (float[N, 4] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["" : 17]> f (a) => (b) { b = Relu(a) }
+    """)
+    (function,) = state.model.graph.functions
+    graph = Rewriter(state, function)
+    relu = node(graph, "Relu")
+    with graph.site(relu, "yes"):
+        graph.import_domain("com.microsoft", 1)
+        graph.replace(relu.outputs[0], "Gelu", [relu.inputs[0]], domain="com.microsoft")
+    proto = state.finish().to_proto()
+    assert "com.microsoft" in {o.domain for o in proto.opset_import}
+    assert {o.domain for o in proto.functions[0].opset_import} == {"", "com.microsoft"}
