@@ -56,6 +56,7 @@ def build_parser() -> Parser:
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"graphopt {__version__}")
+    parser.set_defaults(parser=parser)
     verbs = parser.add_subparsers(metavar="VERB", dest="verb", title="verbs")
     for module in _VERBS:
         doc = (module.__doc__ or "").strip()
@@ -126,7 +127,8 @@ def _refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> NoRe
         raise UserError(f"unexpected argument {unknown[0]!r}", fix=f"see: {parser.prog} --help")
     known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
     word = options[0].partition("=")[0]
-    raise UserError(f"{parser.prog} has no option {word!r}", fix=suggestion(word, known, "options"))
+    fix = suggestion(word, known, "options") + f"\n  see: {parser.prog} --help"
+    raise UserError(f"{parser.prog} has no option {word!r}", fix=fix)
 
 
 def _internal_error(words: list[str]) -> int:

@@ -17,11 +17,12 @@ from graphopt.cli import arguments
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
-    from graphopt.api import Result
     from graphopt.pipeline.spec import Spec
     from graphopt.report.document import RunReport
 
 VERB = "run"
+#: The exit code with which nothing is written: the result is wrong, or --strict and it is not proven.
+UNPROVEN = 1
 
 _VERIFY = ("final", "each", "off")
 _SUFFIXES = (".onnx", ".pb")
@@ -91,8 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
-    if not args.model:
-        raise UserError("no model was named")
     steps, settings = _config(args)
     source = Path(args.model)
     output = _output_path(args, source)
@@ -101,18 +100,20 @@ def execute(args: argparse.Namespace) -> int:
     from graphopt import api
     from graphopt.cli.terminal import progress
 
-    with progress(quiet=args.quiet) as report_progress:
-        model = api.load(source, trust_external_paths=args.trust_external_paths)
+    with progress(quiet=args.quiet, verbose=args.verbose) as tell:
         result = api.run(
-            model,
+            source,
             args.passes if args.passes is not None else steps,
-            progress=report_progress,
+            trust_external_paths=args.trust_external_paths,
             repro_dir=args.repro_dir or output.parent / f"{output.stem}.repro",
+            progress=tell,
             **options,
         )
-        code: int = result.report.exit_code(strict=bool(settings.get("strict")))
-        report = result.report if code == 1 else _save(result, output, args.external_data)
-    _print(report, args)
+        code = result.report.exit_code(strict=bool(settings.get("strict")))
+        if code != UNPROVEN:
+            tell("save", str(output))
+            result.save(output, external_data=args.external_data)
+    _print(result.report, args)
     return code
 
 
@@ -193,21 +194,6 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError("the output's folder is not writable", where=where, fix="choose another with -o")
     return output
-
-
-def _save(result: Result, output: Path, external_data: bool | None) -> RunReport:
-    """Write the model and return the report that says so."""
-    from graphopt.report.document import FileInfo
-
-    try:
-        saved = result.save(output, external_data=external_data)
-    except OSError as exc:
-        raise UserError(
-            f"the result cannot be written: {exc.strerror or exc}",
-            where=str(output),
-            fix="nothing was written; free space or choose another place with -o",
-        ) from exc
-    raise NotImplementedError(saved, FileInfo, replace)
 
 
 def _print(report: RunReport, args: argparse.Namespace) -> None:

@@ -23,8 +23,13 @@ def console(stream: TextIO | None = None) -> Console:
     """
     from rich.console import Console
 
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `main`, instead of exiting with 1."""
+            raise BrokenPipeError
+
     stream = sys.stdout if stream is None else stream
-    result = Console(file=stream, markup=False, highlight=False, emoji=False)
+    result = PlainConsole(file=stream, markup=False, highlight=False, emoji=False)
     if not result.is_terminal:
         result.width = _PIPE_WIDTH
     else:

@@ -108,8 +108,13 @@ def type_text(tensor: Tensor) -> str:
         return proto_type_text(tensor.info.type)
     if tensor.dtype is None:
         return ""
-    dims = "" if tensor.shape is None else f"[{','.join('?' if d is None else str(d) for d in tensor.shape)}]"
-    return dtype_text(tensor.dtype) + dims
+    dims = dims_text(tensor)
+    return dtype_text(tensor.dtype) + ("" if dims is None else f"[{','.join(dims)}]")
+
+
+def dims_text(tensor: Tensor) -> tuple[str, ...] | None:
+    """Declared dims, "?" for those that are not; None where the rank is unknown."""
+    return None if tensor.shape is None else tuple("?" if d is None else str(d) for d in tensor.shape)
 
 
 def dtype_text(dtype: Any) -> str:
@@ -126,7 +131,7 @@ def proto_type_text(proto: onnx.TypeProto) -> str:
     if kind in ("tensor_type", "sparse_tensor_type"):
         if inner.elem_type == onnx.TensorProto.UNDEFINED:
             return ""
-        text = dtype_text(inner.elem_type) + _dims_text(inner)
+        text = dtype_text(inner.elem_type) + _proto_dims(inner)
         return f"sparse {text}" if kind == "sparse_tensor_type" else text
     if kind in ("sequence_type", "optional_type"):
         return f"{kind.removesuffix('_type')}({proto_type_text(inner.elem_type)})"
@@ -135,7 +140,7 @@ def proto_type_text(proto: onnx.TypeProto) -> str:
     return str(kind).removesuffix("_type")
 
 
-def _dims_text(proto: Any) -> str:
+def _proto_dims(proto: Any) -> str:
     if not proto.HasField("shape"):
         return ""
     dims = (d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in proto.shape.dim)

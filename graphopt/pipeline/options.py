@@ -263,7 +263,7 @@ def _in_words(annotation: Any) -> str:
 
 
 def suggestion(word: str, known: Sequence[str], what: str) -> str:
-    """What to try instead of an unknown word: the names that come close, then all there are.
+    """What to try instead of an unknown word: the names that come close, and all of them where they are few.
 
     Args:
         word: what was written.
@@ -272,8 +272,8 @@ def suggestion(word: str, known: Sequence[str], what: str) -> str:
     """
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     text = f"did you mean {' or '.join(map(repr, close))}?" if close else ""
-    if close and len(known) > _MANY:
-        return text
+    if len(known) > _MANY:
+        return text or f"{what}: {', '.join(known[:_MANY])}, ..."
     return f"{text} {what}: {', '.join(known) or 'none'}".strip()
 
 

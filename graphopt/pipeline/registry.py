@@ -196,7 +196,7 @@ class Registry:
             kind = "pass" if table is self._passes else "preset"
             raise UserError(
                 f"there is no {kind} {name!r}",
-                fix=suggestion(name, known, "there are") + "\n  `graphopt passes` says what each does",
+                fix=suggestion(name, known, "there are") + "\n  `graphopt passes` lists them all",
             )
         if len(entries) > 1:
             sources = " and ".join(f"{entry.source} ({entry.value})" for entry in entries)

@@ -23,6 +23,7 @@ _STYLES = {
 }
 _MAX_OUTPUTS = 12
 _MAX_OPS = 12
+_MAX_PROBES = 3
 _INDENT = "  "
 
 
@@ -36,14 +37,14 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
         explain: list the near misses of every pass.
         verbose: leave nothing out: all passes, all outputs, versions, times by stage.
     """
-    _verdict(report, console)
+    verdict(report.verdict, report.verdict_reason or _default_reason(report), console)
     for culprit in report.culprits:
         _culprit(culprit, console)
     _sizes(report, console)
     _passes(report, console, verbose=verbose)
     if explain:
         _refusals(report, console)
-    _outputs(report, console, verbose=verbose)
+    outputs(report.outputs, report.probes, console, verbose=verbose)
     for warning in report.warnings:
         line(console, "warning", clean(warning), "yellow")
     if verbose:
@@ -88,16 +89,19 @@ def show(console: Console, what: Table) -> None:
     console.print(Padding(what, (0, 0, 0, 2), expand=False))
 
 
-def _verdict(report: RunReport, console: Console) -> None:
-    head = report.verdict.upper()
-    reason = report.verdict_reason or {
+def verdict(word: str, reason: str, console: Console) -> None:
+    """The first line of a report: the verdict and why."""
+    line(console, word.upper(), clean(reason), _STYLES[word])
+
+
+def _default_reason(report: RunReport) -> str:
+    return {
         "proven": "the result computes the same as the input",
         "unproven": "no runtime here can tell whether the result is right",
         "not verified": "the result was not compared with the input (--verify off)",
         "rolled back": f"{plural(len(report.culprits), 'rewrite')} made the result wrong and is not in it",
         "failed": "the result is wrong; nothing was written",
-    }.get(report.verdict, "")
-    line(console, head, clean(reason), _STYLES[report.verdict])
+    }[report.verdict]
 
 
 def _culprit(culprit: Culprit, console: Console) -> None:
@@ -210,13 +214,14 @@ def _refusals(report: RunReport, console: Console) -> None:
         _indented(console, "no near misses")
 
 
-def _outputs(report: RunReport, console: Console, *, verbose: bool) -> None:
-    if not report.outputs:
+def outputs(rows: Sequence[OutputRow], probes: Sequence[str], console: Console, *, verbose: bool) -> None:
+    """How far each output moved, and on which inputs that was found out."""
+    if not rows:
         return
-    shown = _worst_first(report.outputs) if not verbose else list(report.outputs)
-    rows = table("output", "type", "largest move", "allowed", "SQNR dB", "", numbers=(2, 3, 4))
+    shown = list(rows) if verbose else _worst_first(rows)
+    result = table("output", "type", "largest move", "allowed", "SQNR dB", "", numbers=(2, 3, 4))
     for row in shown:
-        rows.add_row(
+        result.add_row(
             clean(row.name),
             row.dtype + ("" if row.shape is None else f"[{','.join(row.shape)}]"),
             figure(row.max_abs),
@@ -225,15 +230,15 @@ def _outputs(report: RunReport, console: Console, *, verbose: bool) -> None:
             _text(row.verdict),
         )
         if row.note:
-            rows.add_row("", clean(row.note), "", "", "", "")
-    show(console, rows)
+            result.add_row("", clean(row.note), "", "", "", "")
+    show(console, result)
     notes = []
-    if len(shown) < len(report.outputs):
-        notes.append(f"{plural(len(report.outputs) - len(shown), 'more output')} (-v lists them)")
-    if report.probes:
-        notes.append("proven on " + "; ".join(report.probes if verbose else report.probes[:3]))
-        if not verbose and len(report.probes) > 3:
-            notes.append(f"and {len(report.probes) - 3} more")
+    if len(shown) < len(rows):
+        notes.append(f"{plural(len(rows) - len(shown), 'more output')} (-v lists them)")
+    if probes:
+        notes.append("compared on " + "; ".join(probes if verbose else probes[:_MAX_PROBES]))
+        if not verbose and len(probes) > _MAX_PROBES:
+            notes.append(f"and {len(probes) - _MAX_PROBES} more")
     if notes:
         _indented(console, "; ".join(map(clean, notes)))
 

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphopt.errors import UserError
+from graphopt.pipeline import registry
+from graphopt.pipeline.registry import Entry, Registry, installed
+
+MINE = '''
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import ClassVar
+from graphopt.passkit import Node, NodePass, Numerics, PassContext, Rewriter
+
+@dataclass(frozen=True)
+class Mine(NodePass):
+    """Relu(Relu(x)) = Relu(x).
+
+    Refuses when: it must not.
+    """
+    name: ClassVar[str] = "mine"
+    numerics: ClassVar[Numerics] = Numerics.EXACT
+    ops: ClassVar[tuple[str, ...]] = ("Relu",)
+    times: int = field(default=2, metadata={"help": "how often"})
+    def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None: pass
+'''
+
+
+def test_lists_every_pass_with_its_numerics(cli: Any) -> None:
+    code, out, _ = cli("passes")
+    assert code == 0
+    for name in installed().pass_names():
+        assert name in out
+    assert "EXACT" in out
+    assert "CLOSE" in out
+    assert "default" in out
+
+
+def test_names_alone(cli: Any) -> None:
+    names = cli("passes", "--names")[1].split()
+    assert set(installed().pass_names()) < set(names)
+    assert {"default", "none"} <= set(names)
+
+
+def test_one_pass_in_full(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    code, out, _ = cli("passes", f"{tmp_path}/mine.py:Mine")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert code == 0
+    assert lines[0] == "mine"
+    assert "Refuses when: it must not." in lines
+    assert "numbers EXACT: the result is the same bit for bit" in lines
+    assert "looks at Relu" in lines
+    assert "times an integer 2 how often" in lines
+    assert any("mine.py:" in line for line in lines)
+    found = json.loads(cli("passes", f"{tmp_path}/mine.py:Mine", "--json")[1])
+    assert found["options"] == [{"name": "times", "type": "an integer", "default": "2", "help": "how often"}]
+
+
+def test_json(cli: Any) -> None:
+    found = json.loads(cli("passes", "--json")[1])
+    assert [p["name"] for p in found["passes"]] == installed().pass_names()
+    assert all(p["summary"] and p["numerics"] for p in found["passes"])
+
+
+def test_a_preset_is_its_pipeline(cli: Any) -> None:
+    assert cli("passes", "default")[1].strip() == installed().preset("default")
+
+
+def test_an_unknown_pass(cli: Any) -> None:
+    name = installed().pass_names()[0]
+    code, _, err = cli("passes", name + "x")
+    assert code == 2
+    assert f"did you mean '{name}'" in err
+
+
+def test_a_broken_package_does_not_hide_the_others(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> object:
+        raise ImportError("no zz")
+
+    good = installed()
+    entries = [e for name in good.pass_names() for e in good._passes[name]]
+    broken = Registry([*entries, Entry("bad", "m:Bad", "lib 1.0", load)])
+    with pytest.raises(UserError):
+        broken.pass_class("bad")
+    monkeypatch.setattr(registry, "installed", lambda: broken)
+    code, out, _ = cli("passes")
+    assert code == 0
+    assert "broken: 'bad' of lib 1.0 cannot be imported" in " ".join(out.split())
+    assert good.pass_names()[0] in out
