@@ -34,31 +34,22 @@ def model_text(model: Model) -> str:
     return "\n".join(lines)
 
 
-def body_lines(body: Body) -> Iterator[str]:
-    """One body: its signature, initializers and nodes."""
-    yield signature(body)
-    stack: list[tuple[Iterator[tuple[str, Body | None]], str]] = [(_contents(body), "  ")]
-    while stack:
-        lines, indent = stack[-1]
-        for text, inner in lines:
-            yield indent + text
-            if inner is not None:
-                stack.append((_contents(inner), indent + "  "))
-                break
-        else:
-            stack.pop()
+def body_lines(body: Body, indent: str = "") -> Iterator[str]:
+    """One body: its signature, initializers and nodes, and the bodies in them (protobuf bounds the depth)."""
+    yield f"{indent}{signature(body)}"
+    yield from _contents(body, f"{indent}  ")
 
 
-def _contents(body: Body) -> Iterator[tuple[str, Body | None]]:
-    """Lines of a body; with a line that announces a nested body, that body."""
+def _contents(body: Body, indent: str) -> Iterator[str]:
     for constant in body.initializers:
-        yield f"{name_of(constant)} = initializer {type_text(constant)}, {constant.nbytes:,} B", None
+        yield f"{indent}{name_of(constant)} = initializer {type_text(constant)}, {constant.nbytes:,} B"
     for node in body.nodes:
-        yield node_text(node), None
+        yield f"{indent}{node_text(node)}"
         for key, value in node.attrs.items():
             for inner in value if isinstance(value, list) else [value]:
                 if isinstance(inner, Graph):
-                    yield f"  {key}: {signature(inner)}", inner
+                    yield f"{indent}  {key}: {signature(inner)}"
+                    yield from _contents(inner, f"{indent}    ")
 
 
 def signature(body: Body) -> str:
