@@ -238,7 +238,8 @@ def test_function_body(build: Any) -> None:
         y = BatchNormalization <epsilon: float = @eps> (c, s, s, s, s)
     }"""
     assert_refuses(PASS, text, "epsilon of BatchNormalization is a parameter")
-    assert_rewrites(PASS, text.replace("epsilon: float = @eps", "epsilon = 0.5"), ops={"local::block": 1, "Conv": 1})
+    text = text.replace("epsilon: float = @eps", "epsilon = 0.5")
+    assert_rewrites(PASS, text, ops={"local::block": 1, "Conv": 1})
 
 
 def test_custom_domain_is_something_else(build: Any) -> None:
