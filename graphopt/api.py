@@ -16,7 +16,7 @@ from graphopt import summary
 from graphopt.errors import UserError
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
-from graphopt.pipeline.base import Limits, Pass
+from graphopt.pipeline.base import Evaluator, Limits, Pass
 from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
 from graphopt.pipeline.manager import Settings, flatten, without
 from graphopt.pipeline.registry import Fixpoint, Step, installed
@@ -132,7 +132,7 @@ def run(
     before = model_stats(original)
     _check_keep(keep, original)
     deadline = None if timeout is None else time.monotonic() + timeout
-    settings = Settings(profile, limits or Limits(), tuple(keep), _evaluator(original), deadline)
+    settings = Settings(profile, limits or Limits(), tuple(keep), _evaluator(), deadline)
     clock.lap("load")
     with _memory_limit(memory_limit):
         judge = None
@@ -237,10 +237,15 @@ def _maker(source: Source, trust: bool) -> Callable[[], Model]:
     return pristine.copy
 
 
-def _evaluator(model: Model) -> Any:
-    from graphopt.runtime.evaluate import Evaluation
+def _evaluator() -> Evaluator | None:
+    """The runtime's evaluator; without onnxruntime nothing is folded, which the passes then say."""
+    from importlib.util import find_spec
 
-    return Evaluation(model)
+    if find_spec("onnxruntime") is None:
+        return None
+    from graphopt.runtime.evaluate import evaluate
+
+    return evaluate
 
 
 def _judge(

@@ -84,12 +84,11 @@ def apply(
     limits: Limits | None = None,
 ) -> Applied:
     """Run `passes`, each once, on a copy of `before`, with every structural check."""
-    from graphopt.runtime.evaluate import Evaluation
+    from graphopt.runtime.evaluate import evaluate
 
     model = Model.load(parse(before))
     items = [passes] if isinstance(passes, Pass) else list(passes)
-    evaluator = Evaluation(model)
-    settings = Settings(get_target(target), limits or Limits(), tuple(keep), evaluator)
+    settings = Settings(get_target(target), limits or Limits(), tuple(keep), evaluate)
     done = execute(model, items, settings)
     proto = done.model.to_proto(weights="inline")
     onnx.checker.check_model(proto)

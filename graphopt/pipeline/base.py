@@ -54,9 +54,14 @@ class Evaluator(Protocol):
     """Runs nodes whose inputs are all known."""
 
     def __call__(
-        self, nodes: Sequence[Node], feeds: Mapping[Tensor, Array], opsets: Mapping[str, int]
+        self,
+        nodes: Sequence[Node],
+        feeds: Mapping[Tensor, Array],
+        opsets: Mapping[str, int],
+        *,
+        wanted: Iterable[Tensor] | None = None,
     ) -> tuple[dict[Tensor, Array], dict[Node, str]]:
-        """Values of the nodes' outputs, and for each node that could not be run the reason."""
+        """Values of the wanted outputs, and for each node that could not be run the reason."""
         ...
 
 
@@ -78,7 +83,12 @@ class PassContext:
     marks: dict[tuple[Any, Any], int] = field(default_factory=dict)
 
     def evaluate(
-        self, nodes: Sequence[Node], feeds: Mapping[Tensor, Array], opsets: Mapping[str, int]
+        self,
+        nodes: Sequence[Node],
+        feeds: Mapping[Tensor, Array],
+        opsets: Mapping[str, int],
+        *,
+        wanted: Iterable[Tensor] | None = None,
     ) -> tuple[dict[Tensor, Array], dict[Node, str]]:
         """Run `nodes`, whose outer inputs are all in `feeds`, on the reference runtime.
 
@@ -86,13 +96,14 @@ class PassContext:
             nodes: in topological order.
             feeds: values of every tensor that the nodes read and none of them computes.
             opsets: operator set versions in force, by domain.
+            wanted: the outputs to return; by default all of them, which holds every intermediate.
 
         Returns:
             Values by output tensor, and the reason for every node that could not be evaluated.
         """
         if self.evaluator is None:
             return {}, dict.fromkeys(nodes, "no runtime is installed")
-        return self.evaluator(nodes, feeds, opsets)
+        return self.evaluator(nodes, feeds, opsets, wanted=wanted)
 
 
 @dataclass(frozen=True)

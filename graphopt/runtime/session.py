@@ -5,8 +5,7 @@ onnxruntime is imported inside functions only, so that `import graphopt` neither
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -15,7 +14,7 @@ import onnx
 
 from graphopt.errors import GraphOptError, ProviderError
 from graphopt.runtime import values
-from graphopt.runtime.values import Array, Feeds, Value
+from graphopt.runtime.values import Feeds, Value
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,8 +55,6 @@ class SessionSourceLike(Protocol):
     Attributes:
         proto: a serialized ModelProto whose large initializers are external references.
         folder: what those references are relative to; None when there are none.
-        arrays: initializers (of the main graph) that live in memory, by name. In `proto` they are external
-            references too, to a location that exists (".": onnxruntime checks that before it looks here).
     """
 
     @property
@@ -68,11 +65,6 @@ class SessionSourceLike(Protocol):
     @property
     def folder(self) -> str | Path | None:
         """Where external references start."""
-        ...
-
-    @property
-    def arrays(self) -> Mapping[str, Array]:
-        """Initializers in memory."""
         ...
 
 
@@ -206,7 +198,7 @@ class Session:
         if any(types[name] is None for name in names) or any(self._types.get(n) is None for n in feeds):
             raise RuntimeFailure(
                 "unsupported",
-                "onnxruntime's bindings cannot mix sequences or optionals with bfloat16 or 4- and 8-bit floats",
+                "onnxruntime's bindings cannot mix sequences or optionals with bfloat16, float8 or int4",
             )
         # The arrays must outlive the run: an OrtValue only borrows native ones.
         given = {n: values.to_ort(v, self._types[n]) for n, v in feeds.items()}  # type: ignore[arg-type]
@@ -270,13 +262,11 @@ def open_session(
         proto = source.SerializeToString()
     else:
         proto = source.proto
-        # Without a folder onnxruntime refuses every location, also of tensors that come from memory.
-        folder = str(source.folder or tempfile.gettempdir())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        for name, array in source.arrays.items():
-            value = values.to_ort(array)
-            options.add_initializer(name, value)
-            keep_alive += (array, value)
+        if source.folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(source.folder)
+            )
+        keep_alive.append(source)  # it may own the file that the weights are read from
     providers = [provider] if provider == CPU else [provider, CPU]
     try:
         raw = ort.InferenceSession(proto, options, providers=providers)

@@ -15,7 +15,7 @@ import onnx
 
 from graphopt.runtime.session import Source
 from graphopt.runtime.structure import Structure, attribute
-from graphopt.runtime.values import Array, Value
+from graphopt.runtime.values import Value
 from graphopt.validation.compare import Pointed, Tolerance, tolerance_floor
 from graphopt.validation.metrics import is_float, scale_of
 
@@ -65,7 +65,7 @@ class TappedSource:
 
     proto: bytes
     folder: str | None
-    arrays: Mapping[str, Array]
+    original: Source  # may own the file that the weights are read from
 
 
 def tap(source: Source, names: list[str]) -> Source:
@@ -81,7 +81,7 @@ def tap(source: Source, names: list[str]) -> Source:
     if isinstance(source, bytes | onnx.ModelProto):
         return model
     folder = str(source.folder) if source.folder is not None else None
-    return TappedSource(model.SerializeToString(), folder, source.arrays)
+    return TappedSource(model.SerializeToString(), folder, source)
 
 
 def to_tap(indices: list[IndexOutput], structure: Structure) -> list[str]:

@@ -14,7 +14,7 @@ from graphopt.model import Model
 from graphopt.pipeline.manager import Settings, execute
 from graphopt.pipeline.registry import Step, installed
 from graphopt.pipeline.targets import get_target
-from graphopt.runtime.evaluate import Evaluation
+from graphopt.runtime.evaluate import evaluate
 from graphopt.testing import assert_same_interface
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,7 +30,7 @@ def check(case: Case, steps: tuple[Step, ...], target: str = "portable") -> str:
     """What is wrong with `case` after `steps`, "" if nothing is."""
     model = Model.load(case.model)
     try:
-        done = execute(model, steps, Settings(get_target(target), evaluator=Evaluation(model)))
+        done = execute(model, steps, Settings(get_target(target), evaluator=evaluate))
         if not done.journal.changes:
             return ""
         proto = done.model.to_proto()

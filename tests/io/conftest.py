@@ -78,7 +78,7 @@ def external(tmp_path: Path, linear: onnx.ModelProto) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     path = folder / "m.onnx"
-    onnx.save(
-        linear, path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
+    copy = onnx.ModelProto()
+    copy.CopyFrom(linear)  # onnx.save takes the data out of the message that it is given
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path

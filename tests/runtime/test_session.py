@@ -119,35 +119,24 @@ def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.
         sessions.onnxruntime()
 
 
-def test_weights_from_a_folder_and_from_memory(tmp_path: Path) -> None:
-    w, b = np.arange(512, dtype=np.float32).reshape(2, 256), np.full(256, 2.0, np.float32)
+def test_weights_from_a_folder(tmp_path: Path) -> None:
+    w = np.arange(512, dtype=np.float32).reshape(2, 256)
     (tmp_path / "w.bin").write_bytes(w.tobytes())
-    tensors = [
-        TensorProto(name="w", data_type=1, dims=w.shape),
-        TensorProto(name="b", data_type=1, dims=b.shape),
-    ]
-    for tensor, location in zip(tensors, ("w.bin", "."), strict=True):
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=location)
+    tensor = TensorProto(name="w", data_type=1, dims=w.shape, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="w.bin")
     graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "g",
         [helper.make_tensor_value_info("x", 1, [1, 2])],
         [helper.make_tensor_value_info("y", 1, [1, 256])],
-        tensors,
+        [tensor],
     )
-    proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    ).SerializeToString()
-    from_file = SimpleNamespace(proto=proto, folder=str(tmp_path), arrays={"b": b})
-    in_memory = SimpleNamespace(
-        proto=proto.replace(b"w.bin", b"./././."[:5]), folder=None, arrays={"b": b, "w": w}
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    source = SimpleNamespace(proto=model.SerializeToString(), folder=str(tmp_path))
     x = np.array([[1, 2]], np.float32)
-    for source in (from_file, in_memory):
-        for optimize in ("none", "basic", "all"):
-            y = open_session(source, optimize=optimize, prepack=False).run({"x": x})["y"]
-            assert np.array_equal(y, x @ w + b)
+    for optimize in ("none", "basic", "all"):
+        y = open_session(source, optimize=optimize, prepack=False).run({"x": x})["y"]
+        assert np.array_equal(y, x @ w)
 
 
 def test_overridable_initializers_are_listed() -> None:
