@@ -352,8 +352,7 @@ class _Exporter:
         if array.dtype.hasobject or array.dtype.kind in "US":
             out = weights.string_tensor(array)
         else:
-            # Placements go by the name, so it must be there before they are asked.
-            out = onnx.TensorProto(name=name, dims=array.shape, data_type=onnx_dtype(array.dtype))
+            out = onnx.TensorProto(dims=array.shape, data_type=onnx_dtype(array.dtype))
             region = self.sources.locate(array)
             data: Data = weights.to_raw(array)[1] if region is None else region
             self._place(out, data, holder, feeds_shapes)
