@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from graphopt.graph.dims import Dim
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use, is_function_call
+from graphopt.graph.mentions import unreachable_functions, unused_opset_imports
 from graphopt.graph.schema import defaults, has_op
 from graphopt.graph.state import GraphState
+from graphopt.io.weights import FileValues
 from graphopt.ir import Body, Constant, Function, Node, Tensor
 
 Array = NDArray[Any]
@@ -72,6 +74,14 @@ class GraphView:
         """Whether a node of type `op` may stand in this body as far as its opset goes."""
         version = self._opsets.get(domain)
         return version is not None and has_op(op, domain, version)
+
+    def unreachable_functions(self) -> list[Function]:
+        """Local functions of the model that nothing calls, even indirectly."""
+        return unreachable_functions(self._state)
+
+    def unused_opset_imports(self) -> list[str]:
+        """Domains other than the standard one that this body, main or a function, imports for nothing."""
+        return unused_opset_imports(self._state, self.body)
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -230,6 +240,44 @@ class GraphView:
         if values.dtype.kind not in "iu":
             return None
         return [int(v) for v in values.reshape(-1)]
+
+    def content(self, constant: Constant) -> Hashable:
+        """The bytes of a constant as they are stored, which stay on disk, or its strings.
+
+        Two dense constants of one dtype and shape are the same bit for bit if and, where both come from
+        files or both are in memory, only if their contents are equal.
+        """
+        values = constant._values
+        if isinstance(values, FileValues):
+            return values.region.view()
+        array = values if isinstance(values, np.ndarray) else values.load()
+        if array.dtype.hasobject:
+            return tuple(array.reshape(-1).tolist())
+        flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return memoryview(flat).toreadonly()
+
+    def outer_constants(self) -> list[Constant]:
+        """Initializers of the enclosing bodies that every node in here can read under their name."""
+        index = self._index
+        around = [index.home[holder] for holder in index.holders(self.body)]
+        if not around:
+            return []
+        hidden: set[str] = set()
+        stack = [self.body]
+        while stack:
+            body = stack.pop()
+            hidden.update(self._names_of(body))
+            stack.extend(inner for node in index.nodes[body] for inner in node.bodies())
+        found: list[Constant] = []
+        for body in around:
+            found.extend(c for c in body.initializers if c.name not in hidden)
+            hidden.update(self._names_of(body))
+        return found
+
+    def _names_of(self, body: Body) -> Iterator[str]:
+        yield from (t.name for t in body.inputs)
+        yield from (t.name for t in body.initializers)
+        yield from (t.name for node in self._index.nodes[body] for t in node.outputs)
 
     # -- facts -----------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+"""Initializers with the same bytes become one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from graphopt.passkit import Constant, GraphView, Numerics, Pass, PassContext, Rewriter
+
+# What is compared before whole contents, in bytes at either end: enough to tell most weights apart.
+_SAMPLE = 1024
+
+
+def shallow_key(constant: Constant) -> Hashable:
+    """What two constants must have in common to be worth comparing; reads no values."""
+    return constant.dtype.name, constant.dtype.str, tuple(constant.shape), constant.nbytes
+
+
+def content_groups(constants: Iterable[Constant], graph: GraphView) -> Iterator[list[Constant]]:
+    """Groups of two or more constants that are the same bit for bit, each in the order given.
+
+    Dtype, shape and size are compared first, then both ends, and only what still looks the same in full,
+    so that weights which differ are hardly read. 0.0 and -0.0 differ, and so do NaNs of other bits.
+    """
+    for alike in _split(constants, shallow_key):
+        for sampled in _split(alike, lambda c: _sample(graph.content(c))):
+            yield from _split(sampled, lambda c: _digest(graph.content(c)))
+
+
+def _split(constants: Iterable[Constant], key: Callable[[Constant], Any]) -> list[list[Constant]]:
+    parts: dict[Hashable, list[Constant]] = {}
+    for constant in constants:
+        parts.setdefault(key(constant), []).append(constant)
+    return [part for part in parts.values() if len(part) > 1]
+
+
+def _sample(content: Any) -> Any:
+    if isinstance(content, tuple):
+        return content
+    return content[:_SAMPLE].tobytes(), content[-_SAMPLE:].tobytes()
+
+
+def _digest(content: Any) -> Any:
+    if isinstance(content, tuple):
+        return content
+    if len(content) <= 2 * _SAMPLE:
+        return content.tobytes()
+    return hashlib.blake2b(content).digest()
+
+
+@dataclass(frozen=True)
+class DedupInitializers(Pass):
+    """Initializers of the same dtype, shape and bytes become one.
+
+    The first stays. Initializers of a nested body give way to one of a body around it.
+
+    Left alone: overridable initializers (they are inputs), initializers that a body returns, sparse
+    ones, and whatever is kept by name. 0.0 and -0.0 differ.
+    """
+
+    name: ClassVar[str] = "dedup-initializers"
+    numerics: ClassVar[Numerics] = Numerics.EXACT
+
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Merge the initializers of the body with each other and with those of outer bodies."""
+        own = graph.body.initializers
+        if not own:
+            return
+        kinds = {shallow_key(c) for c in own}
+        outer = [c for c in graph.outer_constants() if shallow_key(c) in kinds]
+        for first, *twins in content_groups((c for c in (*outer, *own) if _is_dense(c)), graph):
+            for twin in twins:
+                if twin in own and not graph.is_output(twin):
+                    graph.redirect(twin, first, why=f"{twin.name} holds the same as {first.name}")
+
+
+def _is_dense(constant: Constant) -> bool:
+    # Of the messages a constant can come from, only the sparse one has indices.
+    return not hasattr(constant.origin, "indices")
