@@ -134,7 +134,8 @@ class Synthesizer:
     def candidates(self, probe: int) -> Iterator[ProbeSet]:
         """Probe sets for place `probe` in the list, likeliest to run first."""
         styles: list[Style] = ["typical", "meek"]
-        sizes_tried = list(assignments(self.symbols, self.pinned, probe))
+        hints = self.structure.sizes_in_constants() if self.symbols else []
+        sizes_tried = list(assignments(self.symbols, self.pinned, probe, hints))
         for style in styles:
             for sizes in sizes_tried[: 8 if style != "typical" else None]:
                 yield self.make(probe, sizes, style)
@@ -264,21 +265,21 @@ class Synthesizer:
             return None
         if role is not None and role.kind in ("index", "nonzero"):
             return generate(role, name, rng, dims, dtype, 1, style)
-        value = numpy_helper.to_array(default)
-        if dtype == bool:
-            return ~value
-        return value + np.ones_like(value) if dtype.kind in "iu" else None
+        default_value = numpy_helper.to_array(default)
+        if dtype.kind == "b":
+            return np.asarray(np.logical_not(default_value))
+        return np.asarray(default_value + 1, default_value.dtype) if dtype.kind in "iu" else None
 
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
 def _fits(role: Role, shape: tuple[int, ...]) -> bool:
-    return bool(np.size(role.value) == math.prod(shape))
+    return int(np.size(role.value)) == math.prod(shape)
 
 
 def _is_tensor(value: onnx.ValueInfoProto) -> bool:
-    return value.type.WhichOneof("value") == "tensor_type"
+    return bool(value.type.WhichOneof("value") == "tensor_type")
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:
@@ -302,7 +303,7 @@ def generate(
     if role is not None and kind == "choice":
         picked = [role.value[i] for i in rng.integers(0, len(role.value), math.prod(shape))]
         return np.array(picked, dtype=object).reshape(shape).astype(dtype)
-    if dtype == object:
+    if dtype.kind == "O":
         words = [_WORDS[i] for i in rng.integers(0, len(_WORDS) - (style == "meek"), math.prod(shape))]
         return np.array(words, dtype=object).reshape(shape)
     if role is not None and kind == "index":
@@ -314,8 +315,8 @@ def generate(
         if dtype.kind == "f" and kind != "mask" and additive:
             return np.where(ones, 0.0, -1e4).astype(dtype)
         return ones.astype(dtype)
-    if dtype == bool:
-        return np.array(probe % 2 == 0) if shape == () else rng.random(shape) < 0.5
+    if dtype.kind == "b":
+        return np.array(probe % 2 == 0) if shape == () else np.asarray(rng.random(shape) < 0.5)
     if role is not None and kind == "boxes":
         return _boxes(rng, shape).astype(dtype)
     integral = dtype.kind in "iu" or dtype.name in ("int4", "uint4", "int2", "uint2")
@@ -323,7 +324,7 @@ def generate(
         high = float(role.high) if isinstance(role.high, int | float) else 2.0
         if integral:
             return rng.integers(int(role.low), int(high), shape).astype(dtype)
-        return (rng.uniform(0.5, 2.0, shape) * rng.choice([-1.0, 1.0], shape)).astype(dtype)
+        return np.asarray(rng.uniform(0.5, 2.0, shape) * rng.choice([-1.0, 1.0], shape)).astype(dtype)
     if integral:
         return _integers(role, rng, shape, dtype, style)
     if role is not None and kind == "uniform":
@@ -369,8 +370,8 @@ def _indices(role: Role, name: str, rng: np.random.Generator, shape: tuple[int, 
     if role.axis is not None and shape and shape[role.axis] <= high - low <= 1 << 20:
         moved = list(shape)
         length = moved.pop(role.axis)
-        rows = [low + rng.permutation(high - low)[:length] for _ in range(math.prod(moved))]
-        return np.moveaxis(np.array(rows).reshape(*moved, length), -1, role.axis)
+        drawn = [low + rng.permutation(high - low)[:length] for _ in range(math.prod(moved))]
+        return np.moveaxis(np.array(drawn).reshape(*moved, length), -1, role.axis)
     return rng.integers(low, high, shape)
 
 

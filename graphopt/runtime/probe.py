@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from graphopt.runtime.inputs import ProbeSet, Synthesizer, check_feeds
+from graphopt.runtime.inputs import ProbeSet, Style, Synthesizer, check_feeds
 from graphopt.runtime.session import RuntimeFailure, Session
 from graphopt.runtime.sizes import assignments, axis_symbol
 from graphopt.runtime.structure import Structure, attribute
@@ -164,8 +164,9 @@ def _other_values(
     session: Session, maker: Synthesizer, probe: int, candidate: ProbeSet
 ) -> tuple[ProbeSet, dict[str, Value]] | None:
     """The same sizes with meeker values, if those make no NaN."""
-    for style in ("meek", "ones"):
-        other = maker.make(probe, dict(candidate.sizes), style)  # type: ignore[arg-type]
+    styles: tuple[Style, ...] = ("meek", "ones")
+    for style in styles:
+        other = maker.make(probe, dict(candidate.sizes), style)
         try:
             outputs = session.run(other.feeds)
         except RuntimeFailure:

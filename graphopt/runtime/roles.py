@@ -7,6 +7,7 @@ of the shapes they return None or something harmless.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,8 @@ class Role:
 
     Attributes:
         kind: "exact" is `value`, reshaped; "index" draws integers from [low, high); "mask" is ones and
-            then zeros along the last axis; "additive-mask" zeros and then -1e4; "uniform" is floats from
-            [low, high]; "nonzero" keeps away from zero; "choice" picks from `value`; "boxes" are
-            ascending corner coordinates.
+            then zeros along the last axis; "uniform" is floats from [low, high]; "nonzero" keeps away
+            from zero; "choice" picks from `value`; "boxes" are ascending corner coordinates.
         low, high: bounds; `high` may be a sequence, one bound per place on the last axis.
         axis: along it indices must be distinct; None if they may repeat.
         value: see `kind`.
@@ -209,7 +209,8 @@ def _resize(p: Place) -> Role:
 def _unsqueeze(p: Place) -> Role:
     a, b, n = p.whole(p.ins(0)), p.whole(p.out()), p.length()
     if a is not None and b is not None and len(b) == len(a) + n:
-        axes, i = [], 0
+        axes: list[int] = []
+        i = 0
         for axis, d in enumerate(b):
             if d == 1 and len(axes) < n and not (i < len(a) and a[i] == 1 and len(b) - axis > n - len(axes)):
                 axes.append(axis)
@@ -301,6 +302,33 @@ def _unpool(p: Place) -> Role | None:
     return index(math.prod(out[2:]), -1)
 
 
+def _col2im(p: Place) -> Role | None:
+    """The image shape that the output has; any block shape whose size divides the input's channels."""
+    n, out = p.length(), p.whole(p.out())
+    if out is None or len(out) != n + 2:
+        return None
+    if p.slot == 1:
+        return exact(out[2:])
+    block = (p.dim(0, 1) or 1) // max(1, out[1])
+    dilations, pads = p.attr("dilations", [1] * n), p.attr("pads", [0] * (2 * n))
+    strides, windows = p.attr("strides", [1] * n), p.dim(0, 2)
+    for shape in itertools.product(range(1, block + 1), repeat=n):
+        if math.prod(shape) == block:
+            counts = (
+                (out[i + 2] + pads[i] + pads[i + n] - dilations[i] * (k - 1) - 1) // strides[i] + 1
+                for i, k in enumerate(shape)
+            )
+            if math.prod(counts) == windows:
+                return exact(shape)
+    return None
+
+
+def _nonpad(p: Place) -> Role | None:
+    """Attention's count of keys that are no padding: at least the queries, all of which are real."""
+    total, queries = p.dim(1, -2), p.dim(0, -2)
+    return index(total + 1, low=min(total, queries or 1)) if total else None
+
+
 def _lengths(p: Place) -> Role | None:
     axis = p.attr("layout", 0) if p.node.op_type in ("RNN", "GRU", "LSTM") else p.attr("time_axis", 0)
     n = p.dim(0, axis)
@@ -381,12 +409,11 @@ RULES: dict[tuple[str, int], Rule] = {
     ("EmbedLayerNormalization", 1): _rows(4),
     ("RotaryEmbedding", 3): _rows(1),
     ("TensorScatter", 2): _ZERO,
-    ("Attention", 6): lambda p: index((p.dim(1, -2) or 0) + 1, low=1) if p.dim(1, -2) else None,
+    ("Attention", 6): _nonpad,
     ("Reshape", 1): _reshape,
     ("Expand", 1): _expand,
     ("ConstantOfShape", 0): _out_shape,
     **{(op, 1): _out_shape for op in ("RandomNormal", "RandomUniform")},
-    ("ConvTranspose", 2): lambda p: None,
     ("AffineGrid", 1): _affine_size,
     ("GridSample", 1): _always(uniform(-1.1, 1.1)),
     ("Tile", 1): _tile,
@@ -428,7 +455,8 @@ RULES: dict[tuple[str, int], Rule] = {
     ("STFT", 3): _constant(8),
     **{(op, 0): _constant(10) for op in ("HannWindow", "HammingWindow", "BlackmanWindow")},
     **{("MelWeightMatrix", i): _constant(v) for i, v in enumerate((8, 16, 8192, 0, 4096))},
-    **{("Col2Im", i): lambda p: None for i in (1, 2)},
+    **{("Col2Im", i): _col2im for i in (1, 2)},
+    **{("ConvInteger", i): _ZERO for i in (2, 3)},
     **{(op, 1): _POSITIVE for op in ("QuantizeLinear", "DequantizeLinear")},
     **{("QLinearConv", i): _POSITIVE for i in (1, 4, 6)},
     **{("QLinearMatMul", i): _POSITIVE for i in (1, 4, 6)},
@@ -454,16 +482,12 @@ RULES: dict[tuple[str, int], Rule] = {
     ("StringNormalizer", 0): _keys("stopwords"),
 }
 
-# What makes an input of these ops a demand only if it arrives there whole and in order.
-ORDERED = {"exact"}
-
 _PRIORITY: dict[RoleKind, int] = {
     "exact": 0,
     "index": 1,
     "choice": 1,
     "boxes": 2,
     "mask": 3,
-    "additive-mask": 3,
     "nonzero": 4,
     "uniform": 5,
 }

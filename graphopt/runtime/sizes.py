@@ -135,16 +135,19 @@ def _value(node: ast.expr) -> int:
     raise ValueError("not arithmetic")
 
 
-def assignments(symbols: Sequence[Symbol], pinned: Mapping[str, int], probe: int) -> Iterator[Sizes]:
+def assignments(
+    symbols: Sequence[Symbol], pinned: Mapping[str, int], probe: int, hints: Sequence[int] = ()
+) -> Iterator[Sizes]:
     """Sizes for all symbols, likeliest first, without repetition; at most `MAX_ATTEMPTS`.
 
     Args:
         symbols: the symbols to size.
         pinned: sizes that are known (from the user, or from the weights that an input meets).
         probe: number of the probe set: different ones get different sizes.
+        hints: sizes that stand in the model, for exports that are less dynamic than they say.
     """
     seen: set[tuple[int, ...]] = set()
-    for attempt in _attempts(symbols, probe):
+    for attempt in _attempts(symbols, probe, hints):
         sizes = attempt | {s.name: pinned[s.name] for s in symbols if s.name in pinned}
         for symbol in symbols:
             value = evaluate(symbol.name, sizes)
@@ -158,7 +161,7 @@ def assignments(symbols: Sequence[Symbol], pinned: Mapping[str, int], probe: int
             return
 
 
-def _attempts(symbols: Sequence[Symbol], probe: int) -> Iterator[Sizes]:
+def _attempts(symbols: Sequence[Symbol], probe: int, hints: Sequence[int]) -> Iterator[Sizes]:
     base = {
         kind: (first, second)[probe] if probe < 2 else second + probe
         for kind, (first, second) in _BASE.items()
@@ -171,6 +174,8 @@ def _attempts(symbols: Sequence[Symbol], probe: int) -> Iterator[Sizes]:
     for total in ("sequence", "past"):
         yield {s.name: base[total] if s.kind == "total" else base[s.kind] for s in symbols}
     yield {s.name: base["past"] + 1 if s.kind == "total" else base[s.kind] for s in symbols}
+    for size in hints:
+        yield {s.name: base["batch"] if s.kind == "batch" else size for s in symbols}
     for batch in (base["batch"], 1):
         same = base["sequence"]
         yield {s.name: batch if s.kind == "batch" else same for s in symbols}
@@ -186,11 +191,13 @@ def _attempts(symbols: Sequence[Symbol], probe: int) -> Iterator[Sizes]:
 
 def _related(symbols: Sequence[Symbol], base: Mapping[Kind, int], distinct: bool) -> Sizes:
     """Sizes by kind, with total = past + sequence; different symbols of a kind differ if `distinct`."""
-    counts: dict[Kind, int] = {}
+    counts: dict[str, int] = {}
     sizes: Sizes = {}
     for symbol in symbols:
-        nth = counts[symbol.kind] = counts.get(symbol.kind, -1) + 1
-        step = {"batch": 0, "spatial": 32}.get(symbol.kind, 1) if distinct else 0
+        # Lengths of two sequences are told apart too, whatever they are called.
+        family = "length" if symbol.kind in ("sequence", "other") else symbol.kind
+        nth = counts[family] = counts.get(family, -1) + 1
+        step = {"batch": 0, "spatial": 32}.get(family, 1) if distinct else 0
         sizes[symbol.name] = base[symbol.kind] + nth * step
     past = next((sizes[s.name] for s in symbols if s.kind == "past"), 0)
     # Where there is no symbol of kind "sequence", the new tokens are what an input_ids-like input calls them.

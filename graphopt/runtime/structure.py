@@ -5,6 +5,7 @@ Works on a ModelProto whose weights may be stripped of their data; never runs an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -177,6 +178,17 @@ class Structure:
             self._arrays[name] = array
         return array
 
+    def sizes_in_constants(self) -> list[int]:
+        """Sizes that Reshape and Expand are told as constants, most frequent first: at most six."""
+        counts: dict[int, int] = {}
+        for node in self.nodes():
+            if node.op_type in ("Reshape", "Expand") and len(node.input) > 1:
+                shape = self.constant(node.input[1])
+                for size in {int(d) for d in shape.reshape(-1)} if shape is not None else ():
+                    if 1 < size <= 1024:
+                        counts[size] = counts.get(size, 0) + 1
+        return sorted(counts, key=lambda size: (-counts[size], size))[:6]
+
     def stored_dims(self, name: str) -> tuple[int, ...] | None:
         """The dims of an initializer or Constant, loaded or not."""
         if name in self._tensors:
@@ -204,7 +216,7 @@ class Structure:
         op = node.op_type
         if op in ("Loop", "Scan"):
             body = next((a.g for a in node.attribute if a.name == "body"), None)
-            # Loop's body takes (iteration, condition, carried...) for inputs (trip count, condition, carried...).
+            # Loop takes (trip count, condition, carried...), its body (iteration, condition, carried...).
             if body is not None and slot < len(body.input) and (op == "Scan" or slot >= 2):
                 yield body.input[slot].name, 0
             return
@@ -259,10 +271,8 @@ class Shapes:
         model.CopyFrom(self.structure.model)
         for value in (*model.graph.input, *model.graph.output):
             self._substitute(value)
-        try:
+        with contextlib.suppress(Exception):  # what it cannot infer stays unknown
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        except Exception:  # what it cannot infer stays unknown
-            pass
         for value in (*model.graph.value_info, *model.graph.output):
             shape = declared_dims(value)
             if shape is not None:

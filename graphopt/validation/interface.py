@@ -10,9 +10,9 @@ from graphopt.runtime.structure import Structure
 def _type_text(value: onnx.ValueInfoProto, dims: bool) -> str:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        return str(value.type.SerializeToString(deterministic=True)) if kind else "?"
+        return " ".join(str(value.type).split()) if kind else "?"
     tensor = value.type.tensor_type
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    dtype: str = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     if not dims or not tensor.HasField("shape"):
         return dtype
     sizes = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 import onnx
 
+from graphopt.errors import UserError
 from graphopt.runtime.data import Data, load_data
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, randomness
@@ -209,7 +210,10 @@ class Reference:
                 self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
         except RuntimeFailure as e:
             if e.kind == "run":
-                raise
+                raise UserError(
+                    f"the original does not run on the given inputs: {e.message}",
+                    fix="check their shapes and values against the model's inputs",
+                ) from e
             lacking = "onnxruntime has no kernel for it" if e.kind == "no-kernel" else "it does not load"
             self.reason = f"{lacking}: {e.message}"
             return
@@ -225,9 +229,8 @@ class Reference:
         ):
             self._pointed.append(pointed_values(indices, probe.feeds, outputs, tolerances))
         if self.floors.default_fails:
-            self.warnings.append(
-                f"the original does not run under onnxruntime's default optimizations: {self.floors.default_fails}"
-            )
+            why = self.floors.default_fails
+            self.warnings.append(f"the original does not run under onnxruntime's defaults: {why}")
         for path, why in self.floors.own.items():
             if path.partition("[")[0] in wanted:
                 self.warnings.append(

@@ -7,7 +7,7 @@ spread of its outputs is what nobody can hold against a rewrite that only reorde
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -17,7 +17,7 @@ import onnx
 from graphopt.runtime.probe import Probes
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.structure import Structure
-from graphopt.runtime.values import Value
+from graphopt.runtime.values import Array, Value
 from graphopt.validation.compare import EPS_FACTOR, Tolerance
 from graphopt.validation.metrics import Scale, eps, is_float, leaves, measure, scale_of
 
@@ -139,7 +139,7 @@ def _tolerance(
     return Tolerance(floor=max(EPS_FACTOR * unit, spread) * scale.rms, cut=scale.cut, eps=unit)
 
 
-def _spread(reference: np.ndarray, value: np.ndarray, scale: Scale) -> float:  # type: ignore[type-arg]
+def _spread(reference: Array, value: Array, scale: Scale) -> float:
     """The largest difference of values that are no fills, over the RMS."""
     if not scale.rms:
         return 0.0
@@ -154,7 +154,7 @@ def _eps(path: str, dtype: np.dtype[np.generic], coarse: Mapping[str, float]) ->
     return max(eps(dtype), coarse.get(path.partition("[")[0], 0.0))
 
 
-def _leaves(outputs: Mapping[str, Value]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _leaves(outputs: Mapping[str, Value]) -> dict[str, Array]:
     return {k: a for name, v in outputs.items() for k, a in leaves(name, v).items() if a is not None}
 
 
@@ -187,8 +187,3 @@ def _coarse_dtypes(structure: Structure) -> dict[str, float]:
                 break
             node = structure.producers.get(node.input[0])
     return found
-
-
-def runtime_names(runs: FloorRuns) -> Sequence[str]:
-    """What `noise_floors` runs besides the reference, for people."""
-    return [f"optimizations {'off' if o == 'none' else 'on'}, {n} threads" for o, n in _RUNS[runs]]

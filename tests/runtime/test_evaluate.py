@@ -115,7 +115,8 @@ def test_functions_and_bodies_with_captures() -> None:
     m = parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17, "f": 1]>'
         "g(float[2] x, bool c) => (float[2] y) { h = f.twice(x) y = If (c) <"
-        "then_branch = t() => (float[2] a) { a = Add(h, x) }, else_branch = e() => (float[2] b) { b = Neg(h) }> }"
+        "then_branch = t() => (float[2] a) { a = Add(h, x) },"
+        "else_branch = e() => (float[2] b) { b = Neg(h) }> }"
         '<domain: "f", opset_import: ["": 17]> twice(a) => (b) { b = Add(a, a) }'
     )
     model = Model.load(m)
