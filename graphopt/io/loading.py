@@ -93,8 +93,10 @@ def _load(source: Source, sources: Sources, path: Path | None, trust: bool) -> L
     except DecodeError as error:
         raise _not_a_model(source, path, None) from error
     del data
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise _not_a_model(source, path, None)
     try:
-        _check(proto)
+        _check_versions(proto)
         external = ExternalFiles(path, sources, trust)
         graph = import_model(proto, TensorReader(tickets, regions, external))
         external.check_overlaps()
@@ -105,12 +107,7 @@ def _load(source: Source, sources: Sources, path: Path | None, trust: bool) -> L
     return Loaded(graph, proto, sources, external.used)
 
 
-def _check(proto: onnx.ModelProto) -> None:
-    if not proto.HasField("graph") or not proto.ir_version:
-        raise ModelError(
-            "this is not an ONNX model: it has no graph or no IR version",
-            fix="Name the .onnx file that an exporter wrote.",
-        )
+def _check_versions(proto: onnx.ModelProto) -> None:
     if proto.ir_version > onnx.IR_VERSION:
         raise ModelError(
             f"the model has IR version {proto.ir_version}, newer than the {onnx.IR_VERSION} that the "

@@ -81,7 +81,13 @@ class External(Placement):
         self._placed: dict[Region, int] = {}
 
     def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
-        """Refer to the next free place of the data file."""
+        """Refer to the next free place of the data file.
+
+        Parts of sparse tensors stay inline: onnx's own loader does not look for external data there.
+        """
+        if holder == "sparse":
+            super().place(tensor, data, holder, feeds_shapes)
+            return
         length = size_of(data)
         offset = self._placed.get(data) if isinstance(data, Region) else None
         if offset is None:

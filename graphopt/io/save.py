@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import onnx
 from google.protobuf.message import EncodeError
@@ -30,7 +30,7 @@ from graphopt.io.sources import Region, Sources, write_all
 #: Protobuf's limit on one message.
 MAX_MESSAGE: Final = (1 << 31) - 1
 
-Export = Callable[[Placement], onnx.ModelProto]
+Export: TypeAlias = Callable[[Placement], onnx.ModelProto]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def save_model(
     path = Path(os.path.abspath(path))
     if not overwrite and os.path.lexists(path):
         raise UserError("the file exists already", where=str(path), fix="Choose another name.")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UserError("is not a regular file", where=str(path), fix="Choose a file name.")
     replaced = _replaced_data(path, sources)
     with _cleanup() as made:
@@ -85,7 +85,7 @@ def save_model(
             data: tuple[Path, ...] = ()
             if external:
                 pieces, data = _external(path, export, made)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+            temporary = path.with_name(f".graphopt-{secrets.token_hex(8)}.tmp")
             fd = _create(temporary, like=path)
             made.temporary = temporary
             try:
@@ -214,7 +214,7 @@ def _replaced_data(path: Path, sources: Sources) -> list[Path]:
 
     When `path` is not the model being saved, what that one reads from stays.
     """
-    if path.is_symlink() or not path.is_file():
+    if os.path.islink(path) or not os.path.isfile(path):
         return []
     in_use = {source.path for source in sources.all}
     if path.resolve() in in_use:

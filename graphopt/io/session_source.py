@@ -19,7 +19,6 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from graphopt.errors import ModelError
-from graphopt.io.dtypes import NP_DTYPES
 from graphopt.io.placement import Data, Holder, Placement, refer, size_of, view_of
 from graphopt.io.sources import Region, Sources
 

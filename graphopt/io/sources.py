@@ -210,8 +210,7 @@ class FileSource(Source):
 
     def pin(self) -> None:
         """Keep the bytes reachable when the file at `path` is replaced or removed."""
-        if self._map is None:
-            self._open()
+        self._open()
 
     def close(self) -> None:
         """Give the descriptor back; a mapping, if there is one, stays."""

@@ -94,7 +94,10 @@ def kitchen_sink() -> onnx.ModelProto:
     )
     _meta(then, branch="then")
     otherwise = helper.make_graph(
-        [helper.make_node("Identity", ["xw"], ["else_y"])], "else", [], [helper.make_empty_tensor_value_info("else_y")]
+        [helper.make_node("Identity", ["xw"], ["else_y"])],
+        "else",
+        [],
+        [helper.make_empty_tensor_value_info("else_y")],
     )
     if_ = helper.make_node("If", ["cond"], ["y"], then_branch=then, else_branch=otherwise)
     call = helper.make_node("Fn", ["y"], ["z"], domain="local", alpha=0.5)
@@ -134,7 +137,10 @@ def kitchen_sink() -> onnx.ModelProto:
         "Fn",
         ["a"],
         ["b"],
-        [helper.make_node("Constant", [], ["k"]), helper.make_node("Mul", ["a", "k"], ["b"], doc_string="fn")],
+        [
+            helper.make_node("Constant", [], ["k"]),
+            helper.make_node("Mul", ["a", "k"], ["b"], doc_string="fn"),
+        ],
         [helper.make_opsetid("", 20)],
         attributes=["alpha"],
         attribute_protos=[helper.make_attribute("beta", 2.0)],
@@ -266,7 +272,9 @@ def test_changed_attributes_are_encoded_and_the_rest_of_the_node_stays() -> None
 def test_new_nodes_get_attribute_types_from_the_schema() -> None:
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
     model = Model.load(
-        helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:]))
+        helper.make_model(
+            helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+        )
     )
     graph = model.graph
     z = ir.Variable("z")

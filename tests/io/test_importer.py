@@ -151,7 +151,9 @@ def test_shadowing_is_refused(outer: str) -> None:
         )
 
 
-@pytest.mark.parametrize("case", ["output twice", "input as output", "initializer as output", "input twice", "initializer twice"])
+@pytest.mark.parametrize(
+    "case", ["output twice", "input as output", "initializer as output", "input twice", "initializer twice"]
+)
 def test_names_defined_twice_are_refused(case: str) -> None:
     w = numpy_helper.from_array(np.ones(2, np.float32), "w")
     nodes = [helper.make_node("Relu", ["x"], ["y"])]

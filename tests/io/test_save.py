@@ -60,7 +60,9 @@ def test_embedded_copy_is_the_same_model(embedded: Path, tmp_path: Path, linear:
     assert _load(saved.model) == linear
 
 
-def test_saving_does_not_load_weights(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_does_not_load_weights(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Model.load(embedded)
     monkeypatch.setattr(sources.FileSource, "view", lambda *a: pytest.fail("weights were read"))
     for external in (False, True):
@@ -72,7 +74,9 @@ def test_nested_weights_are_spliced_at_every_depth(tmp_path: Path, weight: np.nd
         nodes = [helper.make_node("Identity", [f"w{depth}"], [f"o{depth}"])]
         if depth:
             inner = branch(depth - 1)
-            nodes.append(helper.make_node("If", ["c"], [f"i{depth}"], then_branch=inner, else_branch=branch(0)))
+            nodes.append(
+                helper.make_node("If", ["c"], [f"i{depth}"], then_branch=inner, else_branch=branch(0))
+            )
         out = helper.make_tensor_value_info(f"o{depth}", TensorProto.FLOAT, [32, 32])
         return helper.make_graph(
             nodes, f"g{depth}", [], [out], [numpy_helper.from_array(weight + depth, f"w{depth}")]
@@ -91,7 +95,9 @@ def test_nested_weights_are_spliced_at_every_depth(tmp_path: Path, weight: np.nd
     assert external.model.stat().st_size < 5000
 
 
-def test_external_input_gives_external_output(external: Path, tmp_path: Path, linear: onnx.ModelProto) -> None:
+def test_external_input_gives_external_output(
+    external: Path, tmp_path: Path, linear: onnx.ModelProto
+) -> None:
     saved = Model.load(external).save(tmp_path / "out.onnx")
     assert saved.data == (tmp_path / "out.onnx.data",)
     assert _load(saved.model) == linear
@@ -322,7 +328,9 @@ class Boom(BaseException):
     """What a signal handler may raise at any moment."""
 
 
-def _fails(monkeypatch: pytest.MonkeyPatch, module: object, name: str, nth: int, error: BaseException) -> None:
+def _fails(
+    monkeypatch: pytest.MonkeyPatch, module: object, name: str, nth: int, error: BaseException
+) -> None:
     real = getattr(module, name)
     calls = 0
 
@@ -342,7 +350,15 @@ _NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize("external_data", [False, True])
 @pytest.mark.parametrize(
     ("name", "nth"),
-    [("write", 1), ("write", 2), ("fsync", 1), ("fsync", 2), ("replace", 1), ("copy_file_range", 1), ("open", 1)],
+    [
+        ("write", 1),
+        ("write", 2),
+        ("fsync", 1),
+        ("fsync", 2),
+        ("replace", 1),
+        ("copy_file_range", 1),
+        ("open", 1),
+    ],
 )
 @pytest.mark.parametrize("error", [_NO_SPACE, Boom()], ids=["disk full", "interrupted"])
 @pytest.mark.parametrize("in_place", [False, True])

@@ -198,7 +198,10 @@ def test_packed_weights_in_memory(x: np.ndarray) -> None:
     values = (np.arange(4096) % 16 - 8).astype(np.int8).reshape(32, 128)
     int4 = helper.make_tensor("q", TensorProto.INT4, [32, 128], values.reshape(-1).tolist())
     scale = numpy_helper.from_array(np.float32(0.5), "s")
-    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
     model = _model(nodes, [int4, scale])
     model.ir_version = 10
     model.opset_import[0].version = 21
@@ -240,3 +243,37 @@ def test_a_linked_model(linear: onnx.ModelProto, tmp_path: Path, x: np.ndarray, 
     source = Model.load(tmp_path / "m.onnx").session_source()
     assert source.folder == tmp_path / "blobs"
     np.testing.assert_allclose(_run(source, x=x)[0], x @ weight + 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["file", "memory", "temporary file"])
+def test_optimizers_that_rewrite_weights_find_them(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime folds the Mul into the weight of the Conv when it loads the model."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    scale = rng.standard_normal((16, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Mul", ["c", "s"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", F, [1, 8, 5, 5])],
+        [helper.make_tensor_value_info("y", F, None)],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(scale, "s")],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    if where == "temporary file":
+        monkeypatch.setattr("graphopt.io.session_source.INLINE_LIMIT", 16)
+    source = Model.load(path if where == "file" else model).session_source()
+    x = rng.standard_normal((1, 8, 5, 5)).astype(np.float32)
+    results = []
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        if source.folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(source.folder))
+        session = ort.InferenceSession(source.proto, options, providers=["CPUExecutionProvider"])
+        results.append(session.run(None, {"x": x})[0])
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-4)

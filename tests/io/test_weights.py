@@ -66,7 +66,9 @@ def test_typed_fields(tmp_path: Path, data_type: int) -> None:
 
 
 def test_strings_that_are_not_utf8(tmp_path: Path) -> None:
-    tensor = TensorProto(name="t", data_type=TensorProto.STRING, dims=[3], string_data=[b"\xff", b"", "é".encode()])
+    tensor = TensorProto(
+        name="t", data_type=TensorProto.STRING, dims=[3], string_data=[b"\xff", b"", "é".encode()]
+    )
     values = _constants(tmp_path, tensor)["t"].values
     assert values.tolist() == [b"\xff", "", "é"]
     assert weights.string_tensor(values).string_data == tensor.string_data
@@ -86,7 +88,9 @@ def test_sparse_tensors_load_dense(layout: str, tmp_path: Path) -> None:
 
 def test_sparse_indices_out_of_range_are_an_error() -> None:
     sparse = helper.make_sparse_tensor(
-        numpy_helper.from_array(np.float32([1, 2]), "s"), numpy_helper.from_array(np.int64([1, 6]), "i"), [2, 3]
+        numpy_helper.from_array(np.float32([1, 2]), "s"),
+        numpy_helper.from_array(np.int64([1, 6]), "i"),
+        [2, 3],
     )
     model = helper.make_model(helper.make_graph([], "g", [], [], sparse_initializer=[sparse]))
     constant = next(iter(Model.load(model).graph.initializers))
