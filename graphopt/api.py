@@ -163,7 +163,7 @@ def run(
         if culprits:
             clock.lap("reproducers")
     report = RunReport(
-        input=summary.file_info(path, _data_files(original)),
+        input=summary.file_info(path, original.data_files),
         output=None,
         target=target,
         pipeline=registry.format(steps),
@@ -277,10 +277,6 @@ def _check_keep(globs: Sequence[str], model: Model) -> None:
             f"--keep {glob!r} matches no node and no tensor",
             fix=suggestion(glob, names, "names look like") if names else None,
         )
-
-
-def _data_files(model: Model) -> list[Path]:
-    return list(model.data_files)
 
 
 def _with_proof(report: RunReport, outcome: Outcome) -> RunReport:

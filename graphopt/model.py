@@ -84,6 +84,12 @@ class Model:
             for constant in (*body.initializers, *body.defaults.values())
         )
 
+    @property
+    def data_files(self) -> list[Path]:
+        """The external data files that it was loaded with."""
+        own = None if self.path is None else self.path.resolve()
+        return [s.path for s in self._sources.all if s.path is not None and s.path.resolve() != own]
+
     def to_proto(self, *, weights: Literal["inline", "none"] = "inline") -> onnx.ModelProto:
         """The model as one message.
 

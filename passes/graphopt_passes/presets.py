@@ -2,33 +2,33 @@
 
 The order matters in three places. Constants become initializers and dead code goes first, so that every
 later pass sees less. Folding and clean-up repeat until nothing changes, because each makes work for the
-other. Fusions come after them, from the largest region to the smallest (LayerNormalization before the affine
-merges that would take its pieces), and are followed by one more clean-up.
+other. Fusions follow from the largest region to the smallest (LayerNormalization before the affine merges
+that would take its pieces), and each makes new work for clean-up, so the two repeat together.
 """
 
 from __future__ import annotations
 
-START = "lift-constants,dead-nodes,dedup-initializers"
+_START = "lift-constants,dead-nodes,dedup-initializers"
 
-SIMPLIFY = (
+_SIMPLIFY = (
     "inline-if,remove-identity,remove-dropout,fold-constants,fold-shapes,bypass-shape,"
     "remove-noop-cast,remove-noop-reshape,remove-noop-transpose,remove-noop-slice,remove-noop-pad,"
-    "remove-noop-expand,remove-noop-tile,remove-single-concat,remove-single-split,remove-noop-arithmetic,"
-    "remove-add-zero,"
-    "cancel-squeeze-unsqueeze,merge-transposes,merge-reshapes,merge-squeezes,merge-unsqueezes,merge-slices,"
-    "merge-casts,merge-concats,merge-reduce-unsqueeze,cse"
+    "remove-noop-expand,remove-noop-tile,remove-noop-resize,remove-single-concat,remove-single-split,"
+    "remove-noop-arithmetic,remove-add-zero,cancel-squeeze-unsqueeze,merge-transposes,merge-reshapes,"
+    "merge-squeezes,merge-unsqueezes,merge-slices,merge-casts,merge-concats,merge-reduce-unsqueeze,cse"
 )
 
-FUSE = (
-    "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish,merge-clips,"
-    "fold-conv-bn,fold-gemm-bn,fold-bn-conv,fold-conv-affine,fold-gemm-affine,fold-affine-conv,merge-affine,"
-    "fold-pad,fuse-matmul-add,fold-transpose-gemm"
+_FUSE = (
+    "fold-conv-bn,fold-gemm-bn,fold-bn-conv,fold-bn-gemm,fold-pad,"
+    "fold-conv-affine,fold-gemm-affine,fold-affine-conv,fold-affine-gemm,merge-affine,"
+    "fuse-matmul-add,fold-transpose-gemm,normalize-gemm"
 )
 
-FINISH = (
+_FINISH = (
     "dedup-initializers,prune-outputs,dead-nodes,prune-initializers,prune-functions,prune-opset-imports"
 )
 
-SIMPLIFY_PRESET = f"{START},fixpoint({SIMPLIFY}),{FINISH}"
-FUSE_PRESET = f"fixpoint({FUSE})"
-DEFAULT = f"{START},fixpoint(fixpoint({SIMPLIFY}),fixpoint({FUSE})),{FINISH}"
+CLEANUP = f"{_START},fixpoint({_SIMPLIFY}),{_FINISH}"
+FUSION = f"fixpoint({_FUSE})"
+PORTABLE = f"{_START},fixpoint(fixpoint({_SIMPLIFY}),fixpoint({_FUSE})),{_FINISH}"
+ORT = PORTABLE
