@@ -205,11 +205,12 @@ def _fold_scalar(
     """Multiply alpha by a number, and for an operator behind the product beta too."""
     alpha = gemm.alpha * float(scale)
     beta = gemm.beta if folded or gemm.c is None else gemm.beta * float(scale)
-    if gemm.dtype == onnx.TensorProto.DOUBLE and (np.float32(alpha) != alpha or np.float32(beta) != beta):
-        raise RefusedRewrite("the attributes of Gemm are float32, too coarse for double")
     with np.errstate(all="ignore"):
-        if not (np.isfinite(np.float32(alpha)) and np.isfinite(np.float32(beta))):
-            raise RefusedRewrite("the factor of Gemm would not be finite")
+        stored = [float(np.float32(factor)) for factor in (alpha, beta)]
+    if not np.isfinite(stored).all():
+        raise RefusedRewrite("the factor of Gemm would not be finite")
+    if gemm.dtype == onnx.TensorProto.DOUBLE and stored != [alpha, beta]:
+        raise RefusedRewrite("the attributes of Gemm are float32, too coarse for double")
     with graph.site(root, f"{folded or root.op} folded into alpha of Gemm"):
         attrs = gemm_attrs(alpha, beta, gemm.trans_a, gemm.trans_b)
         graph.replace(root.outputs[0], "Gemm", [a, b, gemm.c], attrs=attrs)
