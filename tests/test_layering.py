@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "summary": {*PIPELINE, "validation", "report"},
     "api": {*PIPELINE, "judging", "summary", "runtime", "validation", "report"},
     "testing": {*PIPELINE, "runtime", "validation"},
-    "cli": {*PIPELINE, "runtime", "validation", "report", "api"},
+    "cli": {*PIPELINE, "runtime", "validation", "report", "summary", "api"},
     "__main__": {"cli"},
     "": {"errors", "model", "api", "report.document"},
 }

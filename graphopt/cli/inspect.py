@@ -117,6 +117,7 @@ def inspect(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Inspection:
     from graphopt.graph.shapes import infer
     from graphopt.graph.stats import constants, model_stats
     from graphopt.graph.text import dtype_text, type_text
+    from graphopt.summary import file_info
 
     bodies = ir.bodies(model.graph)
     counter = CostModel(infer(model), bindings(model, shapes))
@@ -133,7 +134,7 @@ def inspect(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Inspection:
     overridable = {t.name for t in model.graph.defaults}
     header = model.origin
     return Inspection(
-        file=file_info(model),
+        file=file_info(model.path, model.data_files),
         producer=f"{header.producer_name} {header.producer_version}".strip(),
         inputs=tuple(Value(t.name, type_text(t), 0, t.name in overridable) for t in model.graph.inputs),
         outputs=tuple(Value(t.name, type_text(t)) for t in model.graph.outputs),
@@ -146,18 +147,6 @@ def inspect(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Inspection:
         assumed=tuple(sorted(s for s in counter.assumed if not s.startswith("?"))),
         metadata={entry.key: entry.value for entry in header.metadata_props},
     )
-
-
-def file_info(model: Model) -> FileInfo:
-    """The model's file and its external data files, with their size in all."""
-    from graphopt.report.document import FileInfo
-
-    if model.path is None:
-        return FileInfo("", model.nbytes)
-    own = model.path.resolve()
-    data = [f for source in model._sources.all if (f := source.path) is not None and f.resolve() != own]
-    nbytes = own.stat().st_size + sum(file.stat().st_size for file in data)
-    return FileInfo(str(model.path), nbytes, tuple(map(str, data)))
 
 
 def bindings(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -45,7 +45,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage and leaving."""
-        raise UserError(message, fix=f"see: {self.prog} --help")
+        first = "MODEL comes first, as in: graphopt run model.onnx --passes\n  " if "MODEL" in message else ""
+        raise UserError(message, fix=f"{first}see: {self.prog} --help")
 
 
 def build_parser() -> Parser:

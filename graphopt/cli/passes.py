@@ -67,13 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
-    from graphopt.pipeline.registry import NONE, installed
+    from graphopt.pipeline.registry import DEFAULT, NONE, installed
     from graphopt.report.document import to_json
 
     registry = installed()
     out = sys.stdout
+    if args.name == DEFAULT and DEFAULT not in registry.preset_names():
+        args.name = f"{DEFAULT}-portable"
     if args.names:
-        names = [*registry.pass_names(), *registry.preset_names(), NONE]
+        names = [*registry.pass_names(), *registry.preset_names(), DEFAULT, NONE]
         out.write("\n".join(names) + "\n")
     elif args.name in registry.preset_names():
         info = PresetInfo(args.name, registry.preset(args.name), registry.source(args.name))

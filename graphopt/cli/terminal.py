@@ -37,20 +37,33 @@ def console(stream: TextIO | None = None) -> Console:
     return result
 
 
+# What people read for the stages of a run; "changed" is a detail of "pass".
+_STAGES = {
+    "load": "loading the model",
+    "pass": "running the passes",
+    "changed": "",
+    "prove": "comparing with the original",
+    "validate": "comparing",
+    "bisect": "looking for the rewrite that is wrong",
+    "reproduce": "writing a reproducer",
+    "save": "writing the result",
+}
+
+
 class Progress:
-    """Says on stderr what is going on: one live line on a terminal, otherwise a line per new stage.
+    """Says on stderr what is going on: one live line on a terminal, otherwise a line per kind of stage.
 
     Called as `progress(stage, detail)`.
 
     Args:
         out: where to, a console on stderr.
-        verbose: without a terminal, a line per detail as well.
+        verbose: without a terminal, a line for everything.
     """
 
     def __init__(self, out: Console, *, verbose: bool = False) -> None:
         self._out = out
         self._verbose = verbose
-        self._last = ""
+        self._said: set[str] = set()
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
 
@@ -76,10 +89,10 @@ class Progress:
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=clean(text))
             return
-        shown = text if self._verbose else stage
-        if shown != self._last:
+        shown = text if self._verbose else _STAGES.get(stage, stage)
+        if shown and (self._verbose or shown not in self._said):
             self._out.print(clean(shown), soft_wrap=True)
-        self._last = shown
+        self._said.add(shown)
 
 
 class Silence:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PASS_GROUP = "graphopt.passes"
 PRESET_GROUP = "graphopt.presets"
 
-#: The preset that runs when nobody says otherwise.
+#: The name that stands for the target's default pipeline.
 DEFAULT = "default"
 #: The name that stands for no pass at all.
 NONE = "none"
@@ -192,7 +192,9 @@ class Registry:
     def _entry(self, name: str, table: Mapping[str, tuple[Entry, ...]]) -> Entry:
         entries = table.get(name)
         if not entries:
-            known = sorted({*self._passes, *self._presets, NONE} if table is self._passes else self._presets)
+            known = sorted(
+                {*self._passes, *self._presets, DEFAULT, NONE} if table is self._passes else self._presets
+            )
             kind = "pass" if table is self._passes else "preset"
             raise UserError(
                 f"there is no {kind} {name!r}",

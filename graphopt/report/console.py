@@ -154,7 +154,7 @@ def _indented(console: Console, text: str, style: str = "dim") -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
+    console.print(Padding(Text(text, style=style), (0, 0, 0, 2), expand=False))
 
 
 def _pair(before: int, after: int) -> tuple[str, str, str]:

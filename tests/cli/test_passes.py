@@ -68,7 +68,8 @@ def test_json(cli: Any) -> None:
 
 
 def test_a_preset_is_its_pipeline(cli: Any) -> None:
-    assert cli("passes", "default")[1].strip() == installed().preset("default")
+    assert cli("passes", "cleanup")[1].strip() == installed().preset("cleanup")
+    assert cli("passes", "default")[1].strip() == installed().preset("default-portable")
 
 
 def test_an_unknown_pass(cli: Any) -> None:
