@@ -1,0 +1,112 @@
+"""What does not depend on the inputs is computed once, ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, Rewriter, Tensor
+from graphopt_passes.folding._plan import Plan
+
+# Of all folds together; a single one may add Limits.growth_bytes.
+_ALLOWANCE = 16
+# Results computed in one go, in bytes, so that not all of them are in memory twice.
+_BATCH_BYTES = 1 << 26
+_FAILED = "fold-constants: cannot be computed"
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Nodes whose inputs are all constant are computed by the reference runtime and become constants.
+
+    Only what the rest of the model reads is stored, and only while the model does not grow by it: a
+    result may outweigh the constants that it replaces by `Limits.growth_bytes`. Sizes are known before
+    anything runs. Where storing is refused, what leads up to that node is still folded.
+
+    Refuses when: the result is too large, or of a size not known beforehand; the operator is random, in
+    training mode, custom, a call of a local function, or holds bodies; it makes no tensor (sequences,
+    optionals) or strings; it quantizes or dequantizes, which would undo quantization; an input can be
+    overridden; the runtime refuses to run it (an integer division by zero, say).
+
+    Results are those of the very kernels that would run without any optimization, in one thread.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    numerics: ClassVar[Numerics] = Numerics.EXACT
+
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Fold everything foldable in one body."""
+        failed: dict[Node, str] = {}
+        # Kept from run to run: what was added so far, and what cannot be computed.
+        spent = ctx.marks.get((self, graph.body), 0)
+        hopeless = {key[1] for key in ctx.marks if key[0] == _FAILED}
+        while True:
+            plan = Plan(graph, ctx.limits, _ALLOWANCE * ctx.limits.growth_bytes - spent, hopeless)
+            before = len(failed)
+            for batch in _batches(plan):
+                spent += self._fold(batch, plan, graph, ctx, failed)
+            ctx.marks[self, graph.body] = spent
+            if len(failed) == before:
+                break
+            hopeless.update(failed)
+            ctx.marks.update(((_FAILED, node), 1) for node in failed)
+        for node, reason in {**plan.refused, **failed}.items():
+            if graph.is_live(node):
+                graph.refuse(node, reason)
+
+    def _fold(
+        self,
+        tensors: Sequence[Tensor],
+        plan: Plan,
+        graph: Rewriter,
+        ctx: PassContext,
+        failed: dict[Node, str],
+    ) -> int:
+        """Store `tensors` as far as they can be computed; the bytes that this adds to the model."""
+        nodes = plan.needed(tensors)
+        computed = set(nodes)
+        feeds: dict[Tensor, Array] = {}
+        for node in nodes:
+            for t in node.inputs:
+                if t.name and t not in feeds and graph.producer(t) not in computed:
+                    array = graph.array(t)
+                    assert array is not None
+                    feeds[t] = array
+        values, reasons = ctx.evaluate(nodes, feeds, {"": graph.opset}, wanted=tensors)
+        failed.update(reasons)
+        added = 0
+        for t in tensors:
+            value = values.get(t)
+            if value is None or value.nbytes > ctx.limits.folded_bytes:
+                continue
+            if self._store(t, value, graph):
+                added += plan.stored[t]
+        return added
+
+    def _store(self, t: Tensor, value: Array, graph: Rewriter) -> bool:
+        """Put a constant in the place of `t`."""
+        node = graph.producer(t)
+        if node is None:
+            return False
+        why = f"{node.op} of constants"
+        with graph.site(node, why):
+            constant = graph.new_constant(t.name, value)
+            if graph.is_output(t):
+                graph.replace(t, "Constant", [], attrs={"value": constant})
+            else:
+                graph.bypass(t, constant)
+        return graph.producer(t) is not node
+
+
+def _batches(plan: Plan) -> list[list[Tensor]]:
+    """The tensors to store, split where what is computed for them gets large."""
+    batches: list[list[Tensor]] = []
+    room = 0
+    for t in plan.stored:
+        if not batches or room < plan.nbytes[t]:
+            batches.append([])
+            room = _BATCH_BYTES
+        batches[-1].append(t)
+        room -= plan.nbytes[t]
+    return batches
