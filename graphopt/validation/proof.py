@@ -44,7 +44,7 @@ Verdict: TypeAlias = Literal["proven", "unproven", "failed"]
 Culprit: TypeAlias = Literal["", "pass", "onnxruntime's optimizer", "provider"]
 
 # Above this many bytes of weights the floor is measured with one session instead of three.
-_LEAN_BYTES = 256 << 20
+_LEAN_BYTES = 64 << 20
 
 
 class Subject(Protocol):
