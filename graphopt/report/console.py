@@ -41,7 +41,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     for culprit in report.culprits:
         _culprit(culprit, console)
     _sizes(report, console)
-    _passes(report, console, verbose=verbose)
+    _passes(report, console, explain=explain, verbose=verbose)
     if explain:
         _refusals(report, console)
     outputs(report.outputs, report.probes, console, verbose=verbose)
@@ -145,9 +145,22 @@ def _sizes(report: RunReport, console: Console) -> None:
     )
     if changed:
         shown = changed if len(changed) <= _MAX_OPS else changed[: _MAX_OPS - 3] + changed[-3:]
-        text = ", ".join(f"{clean(op)} {moved[op][0]} -> {moved[op][1]}" for op in shown)
-        rest = f", and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
-        _indented(console, f"{text}{rest}")
+        items = [f"{clean(op)} {moved[op][0]} -> {moved[op][1]}" for op in shown]
+        if len(changed) > len(shown):
+            items.append(f"and {len(changed) - len(shown)} more")
+        _indented(console, _pack(items, console.width - 2))
+
+
+def _pack(items: Sequence[str], width: int) -> str:
+    """Items separated by commas, on lines of `width`; none is broken in two."""
+    lines = [items[0]]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 2 < width:
+            lines[-1] += f", {item}"
+        else:
+            lines[-1] += ","
+            lines.append(item)
+    return "\n".join(lines)
 
 
 def _indented(console: Console, text: str, style: str = "dim") -> None:
@@ -161,7 +174,7 @@ def _pair(before: int, after: int) -> tuple[str, str, str]:
     return count(before), count(after), change(before, after)
 
 
-def _passes(report: RunReport, console: Console, *, verbose: bool) -> None:
+def _passes(report: RunReport, console: Console, *, explain: bool, verbose: bool) -> None:
     if not report.passes:
         return
     active = [p for p in report.passes if verbose or p.rewrites or p.rolled_back_sites or p.skipped]
@@ -182,7 +195,7 @@ def _passes(report: RunReport, console: Console, *, verbose: bool) -> None:
     notes = [f"{plural(idle, 'other pass', 'other passes')} found nothing to do"] if idle and active else []
     if idle and not active:
         notes = ["no pass found anything to do"]
-    if refused:
+    if refused and not explain:
         notes.append(f"{plural(refused, 'near miss', 'near misses')} (--explain lists them)")
     if notes:
         _indented(console, "; ".join(notes))
