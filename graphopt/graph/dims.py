@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 
 _MAX_TERMS: Final = 48
 _MAX_TEXT: Final = 400
+_MAX_INT: Final = 2**64
 _serial = itertools.count()
 
 
@@ -128,11 +129,10 @@ class Sym:
             low, high = self.lower, self.upper
             if other < 0:
                 low, high = high, low
-            return Sym(
-                tuple((mono, coef * other) for mono, coef in self.terms),
-                None if low is None else low * other,
-                None if high is None else high * other,
-            )
+            low, high = None if low is None else low * other, None if high is None else high * other
+            if abs(other) > 1:
+                return _build({mono: coef * other for mono, coef in self.terms}, low, high)
+            return Sym(tuple((mono, -coef) for mono, coef in self.terms), low, high)
         terms: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in other.terms:
@@ -305,7 +305,15 @@ def _build(terms: dict[Monomial, int], lower: int | None, upper: int | None) -> 
     upper = high if upper is None else upper if high is None else min(upper, high)
     if lower is not None and lower == upper:
         return lower
-    if len(kept) > _MAX_TERMS or len(kept[0][0]) > _MAX_TERMS:
+    if lower is not None and abs(lower) > _MAX_INT:
+        lower = _MAX_INT if lower > 0 else None
+    if upper is not None and abs(upper) > _MAX_INT:
+        upper = -_MAX_INT if upper < 0 else None
+    if (
+        len(kept) > _MAX_TERMS
+        or len(kept[0][0]) > _MAX_TERMS
+        or any(abs(coef) > _MAX_INT for _, coef in kept)
+    ):
         return fresh_int(lower, upper)
     return Sym(tuple(kept), lower, upper)
 
