@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,28 @@ def test_a_broken_package_does_not_hide_the_others(cli: Any, monkeypatch: pytest
     assert code == 0
     assert "broken: 'bad' of lib 1.0 cannot be imported" in " ".join(out.split())
     assert good.pass_names()[0] in out
+
+
+def test_an_installed_package_plugs_in_by_its_entry_points(tmp_path: Path, model: Path) -> None:
+    """As pip leaves it: a module and a .dist-info folder on the path."""
+    (tmp_path / "plugin_module.py").write_text(MINE)
+    info = tmp_path / "plugin-2.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 2.5\n")
+    (info / "entry_points.txt").write_text(
+        "[graphopt.passes]\nmine = plugin_module:Mine\n[graphopt.presets]\nours = plugin_module:PRESET\n"
+    )
+    with (tmp_path / "plugin_module.py").open("a") as file:
+        file.write("\nPRESET = 'mine{times=3},remove-identity'\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+    def graphopt(*words: str) -> str:
+        command = [sys.executable, "-m", "graphopt", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "plugin 2.5" in graphopt("passes", "mine")
+    report = json.loads(graphopt("run", str(model), "--passes=ours", "--json"))
+    assert report["pipeline"] == "mine{times=3},remove-identity"
+    assert report["verdict"] == "proven"
