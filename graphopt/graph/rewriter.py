@@ -10,8 +10,9 @@ import numpy as np
 
 from graphopt.errors import RefusedRewrite
 from graphopt.graph.inline import inline_branch
+from graphopt.graph.prune import prune_function, prune_opset_import
 from graphopt.graph.view import Array, GraphView
-from graphopt.ir import Body, Constant, Node, Tensor, Variable
+from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
 
 
 class Rewriter(GraphView):
@@ -233,6 +234,7 @@ class Rewriter(GraphView):
     def set_input(self, node: Node, slot: int, tensor: Tensor | None, why: str | None = None) -> None:
         """`node` reads `tensor` at `slot`; None omits the input."""
         with self._state.open_site(node, why or f"reads {tensor.name if tensor else 'nothing'}"):
+            self._unless_kept(node)
             if slot >= len(node.inputs):
                 self._state.resize_inputs(node, slot + 1)
             self._state.set_slot(node, slot, Variable.empty() if tensor is None else tensor)
@@ -240,6 +242,7 @@ class Rewriter(GraphView):
     def set_inputs(self, node: Node, tensors: Sequence[Tensor | None], why: str | None = None) -> None:
         """`node` reads exactly `tensors`."""
         with self._state.open_site(node, why or "inputs changed"):
+            self._unless_kept(node)
             self._state.resize_inputs(node, len(tensors))
             for slot, t in enumerate(tensors):
                 self._state.set_slot(node, slot, Variable.empty() if t is None else t)
@@ -247,7 +250,12 @@ class Rewriter(GraphView):
     def set_attr(self, node: Node, name: str, value: Any, why: str | None = None) -> None:
         """Set an attribute; None drops it."""
         with self._state.open_site(node, why or f"{name} changed"):
+            self._unless_kept(node)
             self._state.set_attr(node, name, value)
+
+    def _unless_kept(self, node: Node) -> None:
+        if self.keeps(node):
+            raise RefusedRewrite(f"{node.name or node.op} is kept")
 
     def omit_output(self, node: Node, slot: int, why: str | None = None) -> None:
         """Declare an output that nobody reads as omitted.
@@ -285,6 +293,20 @@ class Rewriter(GraphView):
         Needs no site when nothing else changes: it is journaled under the initializer's name.
         """
         return self._state.prune_constant(self.body, constant)
+
+    def erase_function(self, function: Function) -> bool:
+        """Take a local function that nothing calls out of the model; False when bisection says no.
+
+        Like `erase_constant` it is a site of its own.
+        """
+        return prune_function(self._state, function)
+
+    def erase_opset_import(self, domain: str) -> bool:
+        """Drop this body's import of `domain`, a site of its own; False when bisection says no.
+
+        Only the main graph and functions have imports of their own.
+        """
+        return prune_opset_import(self._state, self.body, domain)
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.

@@ -1,1 +1,1 @@
-"""Passes that remove what does nothing, or is there twice."""
+"""Passes that remove what has no effect, and merge what one node can do."""

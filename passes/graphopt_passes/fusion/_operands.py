@@ -96,6 +96,27 @@ def declines_reversed(node: Node, operands: Operands) -> None:
         raise RefusedRewrite(f"{node.op} takes the constant {operands.constant.name} first")
 
 
+def ends_composite(graph: GraphView, tensor: Tensor) -> bool:
+    """Whether `tensor` looks like the end of an activation or normalization spelled out in small operators.
+
+    Gelu, HardSwish, LayerNormalization and their kin end in a product or quotient of two computed tensors,
+    perhaps followed by constants. Runtimes recognize the spelling and execute it as one kernel, which they
+    cannot once its last constant has moved elsewhere.
+    """
+    for _ in range(4):
+        node = graph.producer_op(tensor, "Mul", "Div", "Add", "Sub", "Cast")
+        if node is None:
+            return False
+        if node.op == "Cast":
+            tensor = node.inputs[0]
+            continue
+        operands = constant_operand(graph, node)
+        if operands is None:
+            return node.op in ("Mul", "Div")
+        tensor = operands.variable
+    return False
+
+
 @dataclass(frozen=True)
 class BatchNorm:
     """The parameters of an inference BatchNormalization, each `(C,)`."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphopt.passkit import Node, NodePass, Numerics, PassContext, RefusedRewrite, Rewriter
 from graphopt_passes.fusion._affine import affine_of, channel_vector, check_offset
 from graphopt_passes.fusion._conv import fold_before, read_conv
-from graphopt_passes.fusion._operands import absorbed, constant_operand, declines_reversed
+from graphopt_passes.fusion._operands import absorbed, constant_operand, declines_reversed, ends_composite
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class FoldAffineConv(NodePass):
     Conv without padding: padding is zeros, not `t`.
 
     Refuses when: the elementwise operator has another reader or is a graph output; the constant is not
-    per channel, may enlarge the input, or comes first (`c - x`, `c / x`); there is a shift and padding,
+    per channel, may enlarge the input, or comes first (`c - x`, `c / x`); what it works on looks like an
+    activation spelled out (`x * f(x)`), whose end a runtime may need to recognize it; there is a shift and padding,
     or a ConvTranspose; the shift is so large that it would cancel digits behind the product; and for
     the reasons of fold-conv-affine.
     """
@@ -37,6 +38,8 @@ class FoldAffineConv(NodePass):
         if absorbed(graph, node, graph.input(node, 0), producer.op) is None:
             return
         declines_reversed(producer, operands)
+        if ends_composite(graph, operands.variable):
+            raise RefusedRewrite(f"{producer.op} may end an activation that runtimes execute as one")
         conv = read_conv(graph, node)
         values = operands.small_values(graph, conv.channels_in)
         vector = None if values is None else channel_vector(values, conv.rank, 1, conv.channels_in)

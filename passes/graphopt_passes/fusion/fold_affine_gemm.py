@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphopt.passkit import Node, NodePass, Numerics, PassContext, RefusedRewrite, Rewriter
 from graphopt_passes.fusion._affine import affine_of, channel_vector, check_offset
 from graphopt_passes.fusion._gemm import fold_before, read_gemm
-from graphopt_passes.fusion._operands import absorbed, constant_operand, declines_reversed
+from graphopt_passes.fusion._operands import absorbed, constant_operand, declines_reversed, ends_composite
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class FoldAffineGemm(NodePass):
     no constant operand.
 
     Refuses when: the elementwise operator has another reader or is a graph output; the constant does not
-    lie along the axis that is summed over, may enlarge the operand, or comes first (`c - x`, `c / x`);
+    lie along the axis that is summed over, may enlarge the operand, or comes first (`c - x`, `c / x`); what
+    it works on looks like an activation spelled out (`x * f(x)`), whose end a runtime may need to
+    recognize it;
     the shift is so large that it would cancel digits behind the product; and for the reasons of
     fold-gemm-affine.
     """
@@ -48,6 +50,8 @@ class FoldAffineGemm(NodePass):
         if absorbed(graph, node, tensor, producer.op) is None:
             return False
         declines_reversed(producer, operands)
+        if ends_composite(graph, operands.variable):
+            raise RefusedRewrite(f"{producer.op} may end an activation that runtimes execute as one")
         gemm = read_gemm(graph, node)
         depth = gemm.depth(graph, slot)
         values = operands.small_values(graph, depth or 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.passkit import Array, Node, NodePass, Numerics, PassContext, RefusedRewrite, Rewriter
 from graphopt_passes.fusion._affine import rounded, wide
-from graphopt_passes.fusion._operands import FLOATS, absorbed, constant_operand
+from graphopt_passes.fusion._operands import FLOATS, absorbed, constant_operand, ends_composite
 
 _ADDITIVE = ("Add", "Sub")
 _MULTIPLICATIVE = ("Mul", "Div")
@@ -23,7 +23,8 @@ class MergeAffine(NodePass):
     Integers are merged under Add, Sub and Mul, which wrap around alike in either order.
 
     Refuses when: the inner operator has another reader or is a graph output; the merged constant is
-    larger than both, or not finite; the numbers are such that the original rounds away what the merged
+    larger than both, or not finite; the inner operator looks like the end of an activation spelled out, as
+    the 0.5 of Gelu does; the numbers are such that the original rounds away what the merged
     form keeps (large numbers that cancel, products that leave the range of the type half way).
     """
 
@@ -59,6 +60,8 @@ class MergeAffine(NodePass):
             return
         if graph.dtype(outer.constant) != dtype:
             return
+        if int(np.prod(first.shape)) == 1 and ends_composite(graph, inner.variable):
+            raise RefusedRewrite(f"{before.op} may end an activation that runtimes execute as one")
         a, b = first.values, second.values
         merge = _add if kind is _ADDITIVE else _multiply
         values, op, constant_first = merge(
