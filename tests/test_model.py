@@ -91,6 +91,13 @@ def test_loading_does_not_load_weights(path: Path) -> None:
     assert model.nbytes == pytest.approx(4096 + 128, abs=40)
 
 
+def test_data_files_are_named(path: Path, proto: onnx.ModelProto, tmp_path: Path) -> None:
+    assert Model.load(path).data_files == []
+    assert Model.load(proto).data_files == []
+    saved = Model.load(path).save(tmp_path / "e.onnx", external_data=True)
+    assert Model.load(saved.model).data_files == list(saved.data)
+
+
 def test_to_gs_gives_a_plain_graph_with_weights(path: Path) -> None:
     graph = Model.load(path).to_gs()
     assert type(graph) is gs.Graph

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
 from graphopt import ir
 
 _Map = dict[ir.Tensor, ir.Tensor]
@@ -86,7 +88,9 @@ def _body(
         for t in node.outputs:
             take(t)
     known = mapping.get
-    node_class = ir.Node
+    # What the constructors do, flat: a big graph has hundreds of thousands of these lists.
+    node_class, new_node, new_list = ir.Node, ir.Node.__new__, SynchronizedList.__new__
+    extend, append = list.extend, list.append
     nodes = []
     for node in old.nodes:
         attrs = node.attrs
@@ -99,15 +103,20 @@ def _body(
             attrs = {}
         inputs = [known(t) or take(t) for t in node.inputs]
         outputs = [known(t) or take(t) for t in node.outputs]
-        copy = node_class(node.op, node.name, attrs, inputs, outputs, node.domain)
-        copy.__dict__.update(
-            origin=node.origin,
-            attrs_changed=node.attrs_changed,
-            made_by=node.made_by,
-            overload=node.overload,
-            doc_string=node.doc_string,
-            metadata=dict(node.metadata) if node.metadata else {},
-        )
+        copy = new_node(node_class)
+        ins, outs = new_list(SynchronizedList), new_list(SynchronizedList)
+        ins.parent_obj = outs.parent_obj = copy
+        ins.field_name, outs.field_name = "outputs", "inputs"
+        extend(ins, inputs)
+        extend(outs, outputs)
+        for t in inputs:
+            append(t.outputs, copy)
+        for t in outputs:
+            append(t.inputs, copy)
+        fields = copy.__dict__
+        fields.update(node.__dict__)
+        fields["attrs"], fields["inputs"], fields["outputs"] = attrs, ins, outs
+        fields["metadata"] = dict(node.metadata) if node.metadata else {}
         nodes.append(copy)
     new.nodes = nodes
     new.outputs = [take(t) for t in old.outputs]
@@ -131,14 +140,19 @@ def _value(value: Any, mapping: _Map, functions: list[ir.Function], imports: dic
 
 
 def _tensor(tensor: ir.Tensor) -> ir.Tensor:
-    copy: ir.Tensor
-    if isinstance(tensor, ir.Constant):
-        copy = ir.Constant(tensor.name, tensor._values, tensor.made_by)
-        copy.data_location = tensor.data_location
-        copy._export_dtype = tensor._export_dtype
-        copy.origin = tensor.origin
-    else:
-        shape = tensor.shape
-        copy = ir.Variable(tensor.name, tensor.dtype, None if shape is None else list(shape), tensor.type)
-    copy.info = tensor.info
+    """The tensor without its links."""
+    kind = tensor.__class__
+    copy: ir.Tensor = kind.__new__(kind)
+    producers, readers = (
+        SynchronizedList.__new__(SynchronizedList),
+        SynchronizedList.__new__(SynchronizedList),
+    )
+    producers.parent_obj = readers.parent_obj = copy
+    producers.field_name, readers.field_name = "outputs", "inputs"
+    fields = copy.__dict__
+    fields.update(tensor.__dict__)
+    fields["inputs"], fields["outputs"] = producers, readers
+    shape = fields.get("shape")
+    if shape is not None:
+        fields["shape"] = list(shape)
     return copy

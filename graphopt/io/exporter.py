@@ -18,7 +18,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from graphopt import ir
 from graphopt.io import weights
 from graphopt.io.attributes import Kind, encode, schema_kind
-from graphopt.io.dtypes import STRING, onnx_dtype
+from graphopt.io.dtypes import PACKED_BITS, STRING, onnx_dtype
 from graphopt.io.placement import Data, Holder, Placement
 from graphopt.io.sources import Sources
 from graphopt.io.tensors import INLINE_BYTES, is_stripped
@@ -351,13 +351,18 @@ class _Exporter:
     ) -> onnx.TensorProto:
         if array.dtype.hasobject or array.dtype.kind in "US":
             out = weights.string_tensor(array)
+            if name:
+                out.name = name
         else:
-            out = onnx.TensorProto(dims=array.shape, data_type=onnx_dtype(array.dtype))
-            region = self.sources.locate(array)
+            data_type = onnx_dtype(array.dtype)
+            out = onnx.TensorProto(dims=array.shape, data_type=data_type)
+            if name:  # before the placement is asked: it may go by the name
+                out.name = name
+            # In memory these two are laid out differently than in a file.
+            same_layout = data_type not in PACKED_BITS and array.dtype.byteorder != ">"
+            region = self.sources.locate(array) if same_layout else None
             data: Data = weights.to_raw(array)[1] if region is None else region
             self._place(out, data, holder, feeds_shapes)
-        if name:
-            out.name = name
         if isinstance(origin, onnx.TensorProto) and tuple(origin.dims) == array.shape:
             out.metadata_props.extend(origin.metadata_props)
             if origin.doc_string:

@@ -79,7 +79,12 @@ class _Importer:
         proto = self.proto
         for training in proto.training_info:
             self.reader.embed(training)
+        known: set[tuple[str, str, str]] = set()
         for function in proto.functions:
+            key = (function.domain, function.name, function.overload)
+            if key in known:
+                raise ModelError(f"the function {function.name!r} of {function.domain!r} is defined twice")
+            known.add(key)
             self.functions.append(self._function(function))
         main = self._graph(proto.graph, (), self.imports, self.opsets)
         main.producer_name = proto.producer_name

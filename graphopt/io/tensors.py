@@ -66,15 +66,13 @@ class TensorReader:
         elif len(raw) == 24 and (index := self._tickets.index(raw)) is not None:
             region = self._regions[index]
             tensor.ClearField("raw_data")
-            size = stored_nbytes(tensor.data_type, tensor.dims)
-            if size != region.length or any(dim < 0 for dim in tensor.dims):
-                raise ModelError(
-                    f"tensor {tensor.name!r} has {region.length} bytes of data, but its shape "
-                    f"{list(tensor.dims)} and element type {tensor.data_type} need {size}"
-                )
+            if stored_nbytes(tensor.data_type, tensor.dims) != region.length or min(tensor.dims) < 0:
+                raise _misfit(tensor, region.length)
         else:
             if tensor.data_type not in NP_DTYPES:
                 raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}")
+            if raw and stored_nbytes(tensor.data_type, tensor.dims) != len(raw):
+                raise _misfit(tensor, len(raw))
             return ProtoValues(tensor)
         return FileValues(region, tensor.data_type, tuple(tensor.dims))
 
@@ -106,6 +104,14 @@ class TensorReader:
             if field.message_type is not None:
                 for inner in value if field.is_repeated else (value,):
                     self.embed(inner)
+
+
+def _misfit(tensor: onnx.TensorProto, size: int) -> ModelError:
+    need = stored_nbytes(tensor.data_type, tensor.dims)
+    return ModelError(
+        f"tensor {tensor.name!r} has {size} bytes of data, but its shape {list(tensor.dims)} and element "
+        f"type {tensor.data_type} need {need}"
+    )
 
 
 def lift(source: Source, tickets: Tickets) -> tuple[bytes | memoryview, list[Region]]:

@@ -241,6 +241,17 @@ def test_functions_have_their_own_scope_and_opsets() -> None:
     assert model.bodies() == [loaded, model.graph]
 
 
+def test_functions_defined_twice_are_refused() -> None:
+    function = helper.make_function("d", "f", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], [])
+    graph = helper.make_graph([helper.make_node("f", ["x"], ["y"], domain="d")], "g", _info("x"), _info("y"))
+    with pytest.raises(ModelError, match="'f' of 'd' is defined twice"):
+        Model.load(helper.make_model(graph, functions=[function, function]))
+    other = onnx.FunctionProto()
+    other.CopyFrom(function)
+    other.overload = "other"
+    assert len(Model.load(helper.make_model(graph, functions=[function, other])).graph.functions) == 2
+
+
 def test_node_fields_that_passes_may_read() -> None:
     node = helper.make_node("Relu", ["x"], ["y"], doc_string="doc", overload="o")
     node.metadata_props.add(key="k", value="v")

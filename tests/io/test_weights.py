@@ -105,6 +105,22 @@ def test_data_that_does_not_fit_the_shape_is_an_error(tmp_path: Path, n: int) ->
         _constants(tmp_path, tensor)["t"].values  # noqa: B018
 
 
+def test_views_of_other_layout_than_in_a_file_are_written_right(tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.arange(4096, dtype=np.uint8) % 16, "t")
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], [tensor])), path)
+    model = Model.load(path)
+    mapped = next(iter(model.graph.initializers)).values
+    packed = mapped.view(NP_DTYPES[TensorProto.UINT4])
+    swapped = mapped.view(">u2")
+    for name, array in (("packed", packed), ("swapped", swapped)):
+        model.graph.initializers[ir.Constant(name, array)] = None
+    written = onnx.load(model.save(tmp_path / "o.onnx").model).graph.initializer
+    assert len(written[1].raw_data) == 2048
+    np.testing.assert_array_equal(numpy_helper.to_array(written[1]), packed)
+    np.testing.assert_array_equal(numpy_helper.to_array(written[2]), swapped)
+
+
 def test_unknown_element_types_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unknown element type 99"):
         _constants(tmp_path, TensorProto(name="t", data_type=99, dims=[1], raw_data=b"1"))
