@@ -185,7 +185,7 @@ def _attempts(symbols: Sequence[Symbol], probe: int, hints: Sequence[int]) -> It
         }
         for size in _COMMON[probe % 2 :] + _COMMON[: probe % 2]:
             yield {s.name: batch if s.kind == "batch" else size for s in symbols}
-    for size in (1, 2, 8):
+    for size in (base["sequence"], 2, 1):
         yield {s.name: size for s in symbols}
 
 

@@ -45,6 +45,8 @@ Culprit: TypeAlias = Literal["", "pass", "onnxruntime's optimizer", "provider"]
 
 # Above this many bytes of weights the floor is measured with one session instead of three.
 _LEAN_BYTES = 64 << 20
+# Above this many bytes of weights, kernels do not get to repack (copy) them.
+_PREPACK_BYTES = 256 << 20
 
 
 class Subject(Protocol):
@@ -221,7 +223,9 @@ class Reference:
         self.warnings.extend(self.probes.notes)
         if self.reason:
             return
-        self.floors = noise_floors(source, self.probes, self.structure, runs=self._floor_runs())
+        self.floors = noise_floors(
+            source, self.probes, self.structure, runs=self._floor_runs(), prepack=prepacks(self.subject)
+        )
         wanted = [v.name for v in self.structure.outputs]
         self.outputs = [{n: o[n] for n in wanted} for o in self.probes.outputs]
         for probe, outputs, tolerances in zip(
@@ -373,7 +377,7 @@ class Prover:
             with open_session(
                 subject.session_source(),
                 optimize=runtime.optimize,
-                prepack=runtime.prepack,
+                prepack=runtime.prepack and prepacks(subject),
                 provider=runtime.provider,
                 arena=False,
             ) as session:
@@ -415,6 +419,11 @@ def _add(
         return proof
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return replace(proof, verdict="failed", culprit=culprit, reason=reasons[0] + more, failing_probe=failing)
+
+
+def prepacks(subject: Subject) -> bool:
+    """The model is small enough that copies of its weights do not matter."""
+    return subject.nbytes <= _PREPACK_BYTES
 
 
 def worse(a: OutputVerdict | None, b: OutputVerdict) -> OutputVerdict:

@@ -58,6 +58,7 @@ def noise_floors(
     *,
     runs: FloorRuns = "full",
     provider: str = CPU,
+    prepack: bool = True,
 ) -> Floors:
     """Measure the noise floors of a model; opens one session at a time.
 
@@ -67,6 +68,7 @@ def noise_floors(
         structure: of the original.
         runs: "full" is three more sessions, "lean" one that differs in optimizations and threads at once.
         provider: where the spread is measured. On another than the CPU, only with optimizations enabled.
+        prepack: let kernels repack weights, which copies them.
     """
     reference = [_leaves(outputs) for outputs in probes.outputs]
     scales = [{k: scale_of(a) for k, a in r.items() if is_float(a.dtype)} for r in reference]
@@ -80,7 +82,12 @@ def noise_floors(
     for optimize, threads in _RUNS[runs] if provider == CPU else (("all", 1),):
         try:
             with open_session(
-                source, optimize=optimize, threads=threads, provider=provider, arena=False
+                source,
+                optimize=optimize,
+                threads=threads,
+                provider=provider,
+                prepack=prepack,
+                arena=False,
             ) as session:
                 results = [session.run(s.feeds) for s in probes.sets]
         except RuntimeFailure as e:
