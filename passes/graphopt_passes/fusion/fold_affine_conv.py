@@ -20,9 +20,9 @@ class FoldAffineConv(NodePass):
 
     Refuses when: the elementwise operator has another reader or is a graph output; the constant is not
     per channel, may enlarge the input, or comes first (`c - x`, `c / x`); what it works on looks like an
-    activation spelled out (`x * f(x)`), whose end a runtime may need to recognize it; there is a shift and padding,
-    or a ConvTranspose; the shift is so large that it would cancel digits behind the product; and for
-    the reasons of fold-conv-affine.
+    activation spelled out (`x * f(x)`), whose end a runtime may need to recognize it; there is a shift
+    and padding, or a ConvTranspose; the shift is so large that it would cancel digits behind the
+    product; and for the reasons of fold-conv-affine.
     """
 
     name: ClassVar[str] = "fold-affine-conv"

@@ -129,3 +129,13 @@ def test_if_body_and_opset_7(build: Any) -> None:
     for opset in (7, 17):
         model = build(body, opset=opset, w=(4, 4, 1, 1), c=column())
         assert_rewrites(PASS, model, ops={"Conv": 1, "If": 1, "Identity": 1})
+
+
+def test_the_end_of_a_spelled_out_activation_is_left_alone(build: Any) -> None:
+    body = """(float[N, 4, 5, 5] x) => (float y) {
+        s = Sigmoid(x)
+        m = Mul(x, s)
+        a = Mul(m, c)
+        y = Conv(a, w)
+    }"""
+    assert_refuses(PASS, build(body, w=(6, 4, 3, 3), c=np.float32(2)), "Mul may end an activation")

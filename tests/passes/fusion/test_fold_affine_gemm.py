@@ -146,3 +146,31 @@ def test_if_body_and_opsets(build: Any, opset: int) -> None:
     }"""
     model = build(body, opset=opset, w=(4, 3), c=ROW)
     assert_rewrites(PASS, model, ops={"MatMul": 1, "If": 1, "Identity": 1})
+
+
+GELU = """(float[N, 4] x) => (float y) {
+    d = Div(x, root)
+    e = Erf(d)
+    f = Add(e, one)
+    g = Mul(x, f)
+    h = Mul(g, half)
+    y = MatMul(h, w)
+}"""
+CONSTANTS = {"root": np.float32(1.41421), "one": np.float32(1), "half": np.float32(0.5)}
+
+
+def test_the_end_of_a_spelled_out_activation_is_left_alone(build: Any) -> None:
+    reason = "Mul may end an activation"
+    assert_refuses(PASS, build(GELU, w=(4, 3), **CONSTANTS), reason)
+    norm = """(float[N, 4] x) => (float y) {
+        m = ReduceMean <axes=[-1]> (x)
+        d = Sub(x, m)
+        q = Mul(d, d)
+        v = ReduceMean <axes=[-1]> (q)
+        s = Sqrt(v)
+        n = Div(d, s)
+        g = Mul(n, gamma)
+        b = Add(g, beta)
+        y = MatMul(b, w)
+    }"""
+    assert_refuses(PASS, build(norm, gamma=(4,), beta=(4,), w=(4, 3)), "Add may end an activation")

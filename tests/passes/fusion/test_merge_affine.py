@@ -135,3 +135,17 @@ def test_loop_body_and_opsets(build: Any, opset: int) -> None:
 def test_broadcasting_by_attribute_is_left_alone(build: Any) -> None:
     body = BODY.replace("= Mul", "= Mul <broadcast=1> ")
     assert not apply(PASS, build(body, opset=6, a=A, b=B)).journal.changes
+
+
+def test_the_half_of_gelu_is_left_alone(build: Any) -> None:
+    body = """(float[N, 3] x) => (float y) {
+        e = Erf(x)
+        f = Add(e, a)
+        g = Mul(x, f)
+        h = Mul(g, half)
+        y = Mul(h, b)
+    }"""
+    assert_refuses(PASS, build(body, a=A, b=B, half=np.float32(0.5)), "Mul may end an activation")
+    # A scale of a normalization takes up another one.
+    model = build(body, a=A, b=B, half=A)
+    assert_rewrites(PASS, model, ops={"Erf": 1, "Add": 1, "Mul": 2})
