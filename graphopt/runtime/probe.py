@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from graphopt.runtime.inputs import ProbeSet, Style, Synthesizer, check_feeds
+from graphopt.runtime.draw import Style
+from graphopt.runtime.inputs import ProbeSet, Synthesizer, check_feeds
 from graphopt.runtime.session import RuntimeFailure, Session
 from graphopt.runtime.sizes import assignments, axis_symbol
 from graphopt.runtime.structure import Structure, attribute

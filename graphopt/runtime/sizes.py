@@ -20,7 +20,8 @@ import onnx
 Kind: TypeAlias = Literal["batch", "past", "total", "sequence", "spatial", "other"]
 Sizes: TypeAlias = dict[str, int]
 
-_BATCH = re.compile(r"(^|[^a-z])(n|b|bs|batch\w*|bsz)$|batch", re.I)
+_BATCH = re.compile(r"batch", re.I)
+_LETTER = re.compile(r"^(n|b|bs|bsz)$", re.I)  # a batch only where batches stand
 _PAST = re.compile(r"past|cache", re.I)
 _TOTAL = re.compile(r"total|mask|kv_len|context", re.I)
 _SEQUENCE = re.compile(r"seq|len|tok|time|frames|^[tsl]$", re.I)
@@ -84,6 +85,8 @@ def symbols_of(inputs: Sequence[onnx.ValueInfoProto]) -> list[Symbol]:
 def _kind(name: str, places: list[tuple[str, int, int]], has_past: bool) -> Kind:
     anonymous = ":" in name
     if not anonymous and _BATCH.search(name):
+        return "batch"
+    if _LETTER.search(name) and all(axis == 0 for _, axis, _ in places):
         return "batch"
     first = all(axis == 0 and rank > 1 for _, axis, rank in places)
     if first and (anonymous or not (_SEQUENCE.search(name) or _TOTAL.search(name))):
@@ -174,6 +177,7 @@ def _attempts(symbols: Sequence[Symbol], probe: int, hints: Sequence[int]) -> It
     for total in ("sequence", "past"):
         yield {s.name: base[total] if s.kind == "total" else base[s.kind] for s in symbols}
     yield {s.name: base["past"] + 1 if s.kind == "total" else base[s.kind] for s in symbols}
+    yield {s.name: base["sequence"] for s in symbols}
     for size in hints:
         yield {s.name: base["batch"] if s.kind == "batch" else size for s in symbols}
     for batch in (base["batch"], 1):
@@ -185,8 +189,6 @@ def _attempts(symbols: Sequence[Symbol], probe: int, hints: Sequence[int]) -> It
         }
         for size in _COMMON[probe % 2 :] + _COMMON[: probe % 2]:
             yield {s.name: batch if s.kind == "batch" else size for s in symbols}
-    for size in (base["sequence"], 2, 1):
-        yield {s.name: size for s in symbols}
 
 
 def _related(symbols: Sequence[Symbol], base: Mapping[Kind, int], distinct: bool) -> Sizes:

@@ -1,0 +1,225 @@
+"""The original's side of a proof: what it computes on the probes, and how noisy that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import onnx
+
+from graphopt.errors import UserError
+from graphopt.runtime.data import Data, load_data
+from graphopt.runtime.inputs import ProbeSet, Synthesizer
+from graphopt.runtime.probe import Probes, find_probes, randomness
+from graphopt.runtime.session import (
+    CPU,
+    RuntimeFailure,
+    Source,
+    open_session,
+    resolve_provider,
+)
+from graphopt.runtime.structure import Structure
+from graphopt.runtime.values import Array, Value
+from graphopt.validation.compare import (
+    Pointed,
+)
+from graphopt.validation.indices import index_outputs, pointed_values, tap, to_tap
+from graphopt.validation.tolerance import FloorRuns, Floors, noise_floors
+
+# Above this many bytes of weights the floor is measured with one session instead of three.
+_LEAN_BYTES = 64 << 20
+# Above this many bytes of weights, kernels do not get to repack (copy) them.
+_PREPACK_BYTES = 256 << 20
+
+
+class Subject(Protocol):
+    """What can be proven: `graphopt.model.Model` is one, and `ProtoSubject` wraps a ModelProto."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        ...
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The model without the data of its large tensors."""
+        ...
+
+    def session_source(self) -> Source:
+        """What a session is opened from."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProtoSubject:
+    """A ModelProto (below 2 GiB) as a subject."""
+
+    model: onnx.ModelProto
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the message."""
+        return int(self.model.ByteSize())
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The message itself."""
+        return self.model
+
+    def session_source(self) -> onnx.ModelProto:
+        """The message itself."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prove.
+
+    Attributes:
+        providers: where the candidate must hold besides the CPU (which is always there).
+        probe_sets: how many sets of inputs are synthesized.
+        input_shapes: dims by input name, from the user.
+        seed: for the synthesized values.
+        floor_runs: "full", "lean", or "auto": lean for large models.
+        same_dims: also the dims of inputs and outputs must be unchanged.
+        default_run: compare under onnxruntime's default optimizations as well.
+    """
+
+    providers: tuple[str, ...] = (CPU,)
+    probe_sets: int = 2
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seed: int = 0
+    floor_runs: FloorRuns | Literal["auto"] = "auto"
+    same_dims: bool = True
+    default_run: bool = True
+
+
+DEFAULTS = Options()
+
+
+class Reference:
+    """The original's side of a proof, computed once: probes, outputs, noise floors.
+
+    Holds arrays only; every session is closed again, so that one is open at a time.
+
+    Args:
+        model: the original.
+        data: the user's inputs; None to synthesize them.
+        options: how to prove.
+        probes: inputs of another reference, to use the same ones.
+
+    Attributes:
+        reason: why nothing can be proven about this model; "" when it can.
+        probes: the inputs, and the outputs under the judge.
+        floors: the noise floors on the CPU.
+        warnings: about the original itself.
+
+    Raises:
+        ProviderError: onnxruntime, or a provider that was asked for, is not there.
+        UserError: the user's data or shapes do not fit the model, or it does not run on them.
+    """
+
+    def __init__(
+        self,
+        model: Subject | onnx.ModelProto,
+        data: Data | None = None,
+        options: Options = DEFAULTS,
+        probes: Sequence[ProbeSet] | None = None,
+    ) -> None:
+        self.subject: Subject = ProtoSubject(model) if isinstance(model, onnx.ModelProto) else model
+        self.options = options
+        self.providers = [p for p in map(resolve_provider, options.providers) if p != CPU]
+        maker = Synthesizer(self.subject.skeleton(), options.input_shapes, options.seed)
+        self.structure: Structure = maker.structure
+        self.reason = randomness(self.structure)
+        self.warnings: list[str] = []
+        self.probes = Probes()
+        self.floors = Floors(())
+        self.outputs: list[dict[str, Value]] = []
+        self._pointed: list[dict[str, Pointed]] = []
+        self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
+        given = load_data(data, [v.name for v in self.structure.inputs]) if data is not None else probes or ()
+        if not self.reason:
+            self._run(maker, given)
+
+    def _run(self, maker: Synthesizer, given: Sequence[ProbeSet]) -> None:
+        indices = index_outputs(self.structure)
+        source = self.subject.session_source()
+        names = to_tap(indices, self.structure)
+        if names:
+            source = tap(source, names)
+        try:
+            with open_session(source, optimize="none", prepack=False, arena=False) as session:
+                self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
+        except RuntimeFailure as e:
+            if e.kind == "run":
+                raise UserError(
+                    f"the original does not run on the given inputs: {e.message}",
+                    fix="check their shapes and values against the model's inputs",
+                ) from e
+            lacking = "onnxruntime has no kernel for it" if e.kind == "no-kernel" else "it does not load"
+            self.reason = f"{lacking}: {e.message}"
+            return
+        self.reason = self.probes.reason
+        self.warnings.extend(self.probes.notes)
+        if self.reason:
+            return
+        self.floors = noise_floors(
+            source, self.probes, self.structure, runs=self._floor_runs(), prepack=prepacks(self.subject)
+        )
+        wanted = [v.name for v in self.structure.outputs]
+        self.outputs = [{n: o[n] for n in wanted} for o in self.probes.outputs]
+        for probe, outputs, tolerances in zip(
+            self.probes.sets, self.probes.outputs, self.floors.tolerances, strict=True
+        ):
+            self._pointed.append(pointed_values(indices, probe.feeds, outputs, tolerances))
+        if self.floors.default_fails:
+            why = self.floors.default_fails
+            self.warnings.append(f"the original does not run under onnxruntime's defaults: {why}")
+        for path, why in self.floors.own.items():
+            if path.partition("[")[0] in wanted:
+                self.warnings.append(
+                    f"onnxruntime's own optimizer changes output {path!r} of the original: {why}"
+                )
+
+    def _floor_runs(self) -> FloorRuns:
+        if self.options.floor_runs != "auto":
+            return self.options.floor_runs
+        return "lean" if self.subject.nbytes > _LEAN_BYTES else "full"
+
+    def pointed(self, probe: int) -> dict[str, Pointed]:
+        """What the index outputs point into, on one probe."""
+        return self._pointed[probe]
+
+    def on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
+        """The original's outputs and floors on another provider, or why it does not run there."""
+        if provider not in self._elsewhere:
+            self._elsewhere[provider] = self._run_on(provider)
+        return self._elsewhere[provider]
+
+    def _run_on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
+        source = self.subject.session_source()
+        try:
+            with open_session(source, optimize="all", provider=provider, arena=False) as session:
+                outputs = [session.run(s.feeds) for s in self.probes.sets]
+        except RuntimeFailure as e:
+            return e.message
+        there = replace(self.probes, outputs=tuple(self.outputs))
+        floors = noise_floors(source, there, self.structure, provider=provider)
+        for path, why in floors.own.items():
+            self.warnings.append(f"{provider} changes output {path!r} of the original: {why}")
+        return outputs, floors
+
+    def feeds(self, probe: int) -> Mapping[str, Value]:
+        """The inputs of one probe set (for a reproducer)."""
+        return self.probes.sets[probe].feeds
+
+
+def prepacks(subject: Subject) -> bool:
+    """The model is small enough that copies of its weights do not matter."""
+    return subject.nbytes <= _PREPACK_BYTES
+
+
+def feeds_as_arrays(feeds: Mapping[str, Value]) -> dict[str, Array]:
+    """The feeds that are arrays, as .npz files can hold them."""
+    return {k: v for k, v in feeds.items() if isinstance(v, np.ndarray)}
