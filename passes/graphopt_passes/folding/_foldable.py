@@ -36,6 +36,13 @@ _PACKED = {
     if hasattr(onnx.TensorProto, name)
 }
 
+_HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+_MOVES = frozenset(
+    "Cast Compress Concat ConstantOfShape DepthToSpace Equal Expand Flatten Gather GatherElements GatherND "
+    "Greater GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual NonZero Pad Reshape ScatterElements "
+    "ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where".split()
+)
+
 # Results with no more elements than input 0 has.
 _NOT_LARGER = frozenset(
     "Abs ArgMax ArgMin Cast CastLike Ceil Clip Compress Cos CumSum Erf Exp Flatten Floor Identity IsInf "
@@ -66,6 +73,17 @@ def may_fold(node: Node, graph: GraphView) -> bool:
     if node.op == "BatchNormalization":
         return not graph.attr(node, "training_mode") and sum(bool(t.name) for t in node.outputs) == 1
     return True
+
+
+def is_exact(node: Node, graph: GraphView) -> bool:
+    """Whether computing `node` apart from its neighbours gives the bits that it gives among them.
+
+    Not so for arithmetic in half precision, see `FoldHalfConstants`. What moves, compares or converts
+    elements is exact in any precision.
+    """
+    if node.op in _MOVES:
+        return True
+    return not any(graph.dtype(t) in _HALF for t in (*node.inputs, *node.outputs) if t.name)
 
 
 def element_bits(dtype: int) -> int | None:

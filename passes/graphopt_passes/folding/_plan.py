@@ -10,10 +10,10 @@ Expand that a ReduceSum shrinks again is folded together with it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from graphopt.passkit import GraphView, Limits, Node, Tensor
-from graphopt_passes.folding._foldable import elements_at_most, may_fold, stored_bytes
+from graphopt_passes.folding._foldable import elements_at_most, stored_bytes
 
 # A result up to this size is stored without asking what it replaces.
 FREE_BYTES = 1024
@@ -36,6 +36,7 @@ class Plan:
 
     Args:
         graph: the body.
+        folds: whether a node with known inputs may be computed ahead of time.
         limits: bounds on single results and on growth.
         allowance: bytes by which all stored results together may outweigh what they replace.
         failed: nodes that could not be computed before.
@@ -48,9 +49,15 @@ class Plan:
     """
 
     def __init__(
-        self, graph: GraphView, limits: Limits, allowance: int, failed: Collection[Node]
+        self,
+        graph: GraphView,
+        folds: Callable[[Node, GraphView], bool],
+        limits: Limits,
+        allowance: int,
+        failed: Collection[Node],
     ) -> None:
         self.graph, self.limits, self.allowance = graph, limits, allowance
+        self.folds = folds
         self.foldable: dict[Node, None] = {}
         self.nbytes: dict[Tensor, int] = {}
         self.stored: dict[Tensor, int] = {}
@@ -81,7 +88,7 @@ class Plan:
                     size *= int(d)
                 elements[t] = size
             else:
-                if may_fold(node, graph) and not graph.keeps(node) and self._fits(node, elements):
+                if self.folds(node, graph) and not graph.keeps(node) and self._fits(node, elements):
                     self.foldable[node] = None
 
     def _fits(self, node: Node, elements: dict[Tensor, int]) -> bool:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, Rewriter, Tensor
+from graphopt.passkit import Array, GraphView, Node, Numerics, Pass, PassContext, Rewriter, Tensor
+from graphopt_passes.folding._foldable import is_exact, may_fold
 from graphopt_passes.folding._plan import Plan
+from graphopt_passes.folding._store import store
 
 # Of all folds together; a single one may add Limits.growth_bytes.
 _ALLOWANCE = 16
 # Results computed in one go, in bytes, so that not all of them are in memory twice.
 _BATCH_BYTES = 1 << 26
 _FAILED = "fold-constants: cannot be computed"
+_SPENT = "fold-constants: bytes added"
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,29 @@ class FoldConstants(Pass):
     optionals) or strings; it quantizes or dequantizes, which would undo quantization; an input can be
     overridden; the runtime refuses to run it (an integer division by zero, say).
 
-    Results are those of the very kernels that would run without any optimization, in one thread.
+    Results are those of the very kernels that would run without any optimization, in one thread. Arithmetic
+    in half precision is not among them: it is `fold-half-constants`' business.
     """
 
     name: ClassVar[str] = "fold-constants"
     numerics: ClassVar[Numerics] = Numerics.EXACT
 
+    def folds(self, node: Node, graph: GraphView) -> bool:
+        """Whether `node` may be computed ahead of time by this pass."""
+        return may_fold(node, graph) and is_exact(node, graph)
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Fold everything foldable in one body."""
         failed: dict[Node, str] = {}
         # Kept from run to run: what was added so far, and what cannot be computed.
-        spent = ctx.marks.get((self, graph.body), 0)
+        spent = ctx.marks.get((_SPENT, graph.body), 0)
         hopeless = {key[1] for key in ctx.marks if key[0] == _FAILED}
         while True:
-            plan = Plan(graph, ctx.limits, _ALLOWANCE * ctx.limits.growth_bytes - spent, hopeless)
+            plan = Plan(graph, self.folds, ctx.limits, _ALLOWANCE * ctx.limits.growth_bytes - spent, hopeless)
             before = len(failed)
             for batch in _batches(plan):
                 spent += self._fold(batch, plan, graph, ctx, failed)
-            ctx.marks[self, graph.body] = spent
+            ctx.marks[_SPENT, graph.body] = spent
             if len(failed) == before:
                 break
             hopeless.update(failed)
@@ -80,23 +88,10 @@ class FoldConstants(Pass):
             value = values.get(t)
             if value is None or value.nbytes > ctx.limits.folded_bytes:
                 continue
-            if self._store(t, value, graph):
+            producer = graph.producer(t)
+            if producer is not None and store(t, value, graph, f"{producer.op} of constants"):
                 added += plan.stored[t]
         return added
-
-    def _store(self, t: Tensor, value: Array, graph: Rewriter) -> bool:
-        """Put a constant in the place of `t`."""
-        node = graph.producer(t)
-        if node is None:
-            return False
-        why = f"{node.op} of constants"
-        with graph.site(node, why):
-            constant = graph.new_constant(t.name, value)
-            if graph.is_output(t):
-                graph.replace(t, "Constant", [], attrs={"value": constant})
-            else:
-                graph.bypass(t, constant)
-        return graph.producer(t) is not node
 
 
 def _batches(plan: Plan) -> list[list[Tensor]]:

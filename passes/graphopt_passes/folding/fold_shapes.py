@@ -19,6 +19,7 @@ from graphopt.passkit import (
     Rewriter,
     Tensor,
 )
+from graphopt_passes.folding._store import store
 
 _T = onnx.TensorProto
 _DTYPES: dict[int | None, type[np.generic]] = {
@@ -71,12 +72,7 @@ class FoldShapes(NodePass):
             value = known_value(t, graph)
             if value is None:
                 continue
-            with graph.site(node, f"its value is always {_text(value)}"):
-                constant = graph.new_constant(t.name, value)
-                if graph.is_output(t):
-                    graph.replace(t, "Constant", [], attrs={"value": constant})
-                else:
-                    graph.bypass(t, constant)
+            store(t, value, graph, f"its value is always {_text(value)}")
 
 
 def _text(value: Array) -> str:
