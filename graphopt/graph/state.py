@@ -190,7 +190,7 @@ class GraphState:
     @contextlib.contextmanager
     def open_bare_site(self, body: Body, anchor: str, what: str, why: str) -> Iterator[Site]:
         """A site around something that is no node; what loses its readers in it is not collected."""
-        site = Site(SiteKey(self.pass_name, self.label(body), anchor), body, what, why)
+        site = Site(SiteKey(self.pass_name, self.label(body), anchor), what, why, len(self.touched))
         outer, self.site = self.site, site
         try:
             yield site
