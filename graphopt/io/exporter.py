@@ -91,7 +91,7 @@ class _Exporter:
             declared = {info.name: info for info in origin.output}
             for field in ("input", "output", "value_info"):
                 out.ClearField(field)
-        elif graph.doc_string:
+        if out.doc_string != graph.doc_string:
             out.doc_string = graph.doc_string
         if graph.name or origin is None:
             out.name = graph.name
@@ -99,11 +99,12 @@ class _Exporter:
         infos: list[onnx.ValueInfoProto] = []
         self._initializers(graph, out, infos, "main" if main else "body")
         self._inputs(graph, out, listed, main)
-        inputs = set(graph.inputs)
+        # `info` of an input, or of a tensor of the body around this one, is about that, not the output.
+        own = {t for node in graph.nodes for t in node.outputs} | set(graph.initializers)
         for tensor in graph.outputs:
             info = declared.get(tensor.name)
             if info is None or (
-                tensor.info is not None and tensor.info.name == tensor.name and tensor not in inputs
+                tensor.info is not None and tensor.info.name == tensor.name and tensor in own
             ):
                 info = value_info(tensor)
             out.output.append(info)

@@ -301,9 +301,11 @@ def test_renamed_tensors_are_renamed_everywhere(linear: onnx.ModelProto) -> None
     tensor.name = "fresh"
     constant = next(iter(model.graph.initializers))
     constant.name = "renamed_w"
+    model.graph.nodes[1].name = "renamed_add"
     written = model.to_proto().graph
     assert list(written.node[0].output) == ["fresh"]
     assert list(written.node[1].input) == ["fresh", "b"]
+    assert [node.name for node in written.node] == ["matmul", "renamed_add"]
     assert written.value_info[0].name == "fresh"
     assert [t.name for t in written.initializer] == ["renamed_w", "b"]
     assert list(written.node[0].input) == ["x", "renamed_w"]
@@ -323,6 +325,18 @@ def test_an_output_keeps_its_declaration_when_another_tensor_takes_its_name(
     written = model.to_proto().graph
     assert written.output[0] == linear.graph.output[0]
     assert not written.value_info
+
+
+def test_a_pass_may_declare_a_new_interface(linear: onnx.ModelProto) -> None:
+    model = Model.load(linear)
+    graph = model.graph
+    graph.doc_string = "frozen"
+    for tensor in (graph.inputs[0], graph.outputs[0]):
+        tensor.info = helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [4, 32])
+    written = model.to_proto().graph
+    assert (written.input[0], written.output[0]) == (graph.inputs[0].info, graph.outputs[0].info)
+    assert written.doc_string == "frozen"
+    assert linear.graph.input[0] != written.input[0]
 
 
 def test_constants_of_functions_are_written_as_nodes() -> None:

@@ -111,10 +111,13 @@ def test_captures_resolve_to_the_outer_object() -> None:
 
 
 def test_a_branch_may_give_an_outer_tensor_as_its_output() -> None:
-    inner = helper.make_graph([], "then", [], _info("h"))
+    inner = helper.make_graph(
+        [], "then", [], [helper.make_tensor_value_info("h", F, [1], doc_string="inner")]
+    )
     model = _load(
         [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("If", ["c"], ["y"], then_branch=inner)],
         inputs=("x", "c"),
+        value_info=_info("h"),
     )
     assert model.graph.nodes[1].attrs["then_branch"].outputs[0] is model.graph.nodes[0].outputs[0]
     assert model.to_proto().graph.node[1].attribute[0].g == inner
