@@ -131,9 +131,12 @@ def squeeze(call: Call) -> None:
     """Squeeze: drop the given axes, or all that are 1."""
     shape = call.shape(0)
     axes = _axes(call, 13)
+    if axes == []:
+        # Runtimes read an empty list as "all", ONNX's inference as none.
+        call.facts.hints.pop(call.node.outputs[0].name, None)
     if shape is None:
         _same_elements(call, None)
-    elif axes is not None:
+    elif axes:
         drop = {axis_of(a, len(shape)) for a in axes}
         _same_elements(call, tuple(d for i, d in enumerate(shape) if i not in drop))
     elif any(isinstance(d, Sym) and not at_least(d, 2) for d in shape):
