@@ -431,6 +431,8 @@ def floordiv(a: Dim, b: Dim) -> Dim:
     high = None if a.upper is None else a.upper // b
     if low is not None and low == high:
         return low
+    if a.terms[0][1] < 0:  # -x // b == -((x + b - 1) // b)
+        return _bounded(-floordiv(-a + (b - 1), b), low, high)
     # Multiples of b leave the fraction; what stays has coefficients in (-b/2, b/2] and a constant in [0, b).
     whole: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
@@ -448,6 +450,8 @@ def _fraction(a: Dim, b: int) -> Dim:
     """`a // b` for `b > 1` as one atom, in lowest terms."""
     if not isinstance(a, Sym):
         return a // b
+    if a.terms[0][1] < 0:
+        return -floordiv(-a + (b - 1), b)
     shared = math.gcd(b, *(coef for mono, coef in a.terms if mono))
     if shared > 1:  # (g*p + k) // (g*c) == (p + k//g) // c
         a = _build({mono: coef // shared for mono, coef in a.terms}, None, None)

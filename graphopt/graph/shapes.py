@@ -172,13 +172,18 @@ class _Inference:
                 before, after = facts.shape(inner), facts.shape(made)
                 if before is None or before == after:
                     continue
-                stable = False
                 if after is None or len(after) != len(before) or attempt == _MAX_ROUNDS - 1:
+                    stable = False
                     facts.forget_shape(inner)
                     continue
-                weaker = tuple(b if b == a else fresh_dim() for b, a in zip(before, after, strict=True))
-                local.update(d for d, b in zip(weaker, before, strict=True) if d is not b)
-                facts.set(inner, weaker)
+                weaker = list(before)
+                for i, (b, a) in enumerate(zip(before, after, strict=True)):
+                    if b != a and b not in local:
+                        weaker[i] = fresh_dim()
+                        local.add(weaker[i])
+                if weaker != list(before):
+                    stable = False
+                    facts.set(inner, tuple(weaker))
             if stable:
                 break
             forget_body(facts, body)
