@@ -46,14 +46,17 @@ class RemoveSoftmaxGuard(NodePass):
     from every other tool.
 
     That scores (results of MatMul) are finite cannot be proven for arbitrary inputs: `assume_finite` says
-    that they are. What is added to them is looked at in any case: the guard goes only if no sum of mask
-    constants can reach -inf. With that promise kept, the result is the same bit for bit.
+    that they are. What is added to them is looked at in any case: where no sum of mask constants reaches
+    -inf, that is enough. Where one does, `assume_unmasked` must say that it never fills a whole row. While
+    the promises are kept, the result is the same bit for bit.
 
-    Refuses when: scores take part and `assume_finite` is not set; a mask is not constant, or not chosen
-    between constants; mask constants are infinite, or may add up to -inf; float16 would overflow.
+    Refuses when: scores take part and `assume_finite` is not set; the mask can reach -inf (in float16,
+    the lowest finite number plus a score does as well) and `assume_unmasked` is not set; the mask is not
+    made of constants, or may hold +inf or NaN; the Where broadcasts.
 
     Options:
         assume_finite: no score is NaN, infinite, or large (beyond 2**100; float16: 2**13).
+        assume_unmasked: no row of scores is masked as a whole.
     """
 
     name: ClassVar[str] = "remove-softmax-guard"
@@ -61,6 +64,7 @@ class RemoveSoftmaxGuard(NodePass):
     ops: ClassVar[tuple[str, ...]] = ("Where",)
 
     assume_finite: bool = False
+    assume_unmasked: bool = False
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Remove the guard `node`."""
@@ -82,8 +86,13 @@ class RemoveSoftmaxGuard(NodePass):
             raise RefusedRewrite("several results of MatMul add up to the scores")
         # A sum of floats rounds to infinity half a unit in the last place above the highest one.
         spacing = 2.0 ** (math.frexp(finite[1])[1] - _DIGITS[dtype])
-        if max(-logits.low, logits.high) >= finite[1] + spacing / 2.0:
-            raise RefusedRewrite("the mask may reach -inf, so that a whole row of it makes NaN")
+        largest = finite[1] + spacing / 2.0
+        if logits.high >= largest:
+            raise RefusedRewrite("the mask may reach +inf, which makes NaN")
+        if logits.low <= -largest and not self.assume_unmasked:
+            raise RefusedRewrite(
+                "the mask may reach -inf, and a whole row of it makes NaN; assume_unmasked says that none is"
+            )
         if logits.scores and not self.assume_finite:
             raise RefusedRewrite("scores may be NaN or infinite; assume_finite says that they are not")
         graph.bypass(node.outputs[0], p, f"{p.name} is never NaN")
@@ -111,8 +120,8 @@ def _range(graph: GraphView, tensor: Tensor, score: float, depth: int) -> _Range
         values = constant.values.astype(np.float64)
         if not values.size:
             return _Range(0.0, 0.0)
-        if not np.isfinite(values).all():
-            raise RefusedRewrite(f"{tensor.name} holds numbers that are not finite")
+        if not (values < math.inf).all():
+            raise RefusedRewrite(f"{tensor.name} holds +inf or NaN")
         return _Range(float(values.min()), float(values.max()))
     if graph.producer_op(tensor, "MatMul", "Gemm", "Einsum") is not None:
         return _Range(-score, score, 1)
@@ -135,7 +144,11 @@ def _range(graph: GraphView, tensor: Tensor, score: float, depth: int) -> _Range
     if node.op == "Add":
         return _Range(left.low + right.low, left.high + right.high, scores)
     if node.op == "Sub":
+        if math.isinf(left.low) and math.isinf(right.low):
+            raise RefusedRewrite(f"{tensor.name} may be -inf less -inf")
         return _Range(left.low - right.high, left.high - right.low, scores)
+    if math.isinf(left.low) or math.isinf(right.low):
+        raise RefusedRewrite(f"{tensor.name} multiplies -inf, perhaps by zero")
     if left.scores and right.scores:
         raise RefusedRewrite(f"{tensor.name} multiplies scores")
     if node.op == "Div":

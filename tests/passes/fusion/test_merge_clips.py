@@ -34,7 +34,7 @@ def model(
     return f'<ir_version: 8, opset_import: ["" : {opset}]> g ({x}) => ({y}) <{inits}> {{ {body} }}'
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(STEPS, STEPS))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(STEPS, STEPS)))
 def test_every_pair(first: str, second: str) -> None:
     body = f"a={first.format('x')} y={second.format('a')}"
     done = assert_rewrites(MergeClips(), model(body), inputs={"x": SPECIAL})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
@@ -12,6 +13,7 @@ from graphopt_passes.fusion.remove_softmax_guard import RemoveSoftmaxGuard
 
 PROMISED = RemoveSoftmaxGuard(assume_finite=True)
 INITS = "float zero = {0}, float one = {1}, float low = {-3.4028235e38}, float scale = {0.125}"
+MORE = "float inf = {0}, float two = {2}, float high = {3.4028235e38}"
 GUARD = "p=Softmax(s) n=IsNaN(p) y=Where(n,zero,p)"
 
 
@@ -48,7 +50,12 @@ def test_what_is_proven_needs_no_promise() -> None:
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ("t=MatMul(q,k) m=Where(b,zero,inf) s=Add(t,m)", "not finite"),
+        ("t=MatMul(q,k) m=Where(b,zero,inf) s=Add(t,m)", "the mask may reach -inf"),
+        ("t=MatMul(q,k) m=Where(b,zero,inf) n2=Neg(m) s=Add(t,n2)", "the mask may reach +inf"),
+        ("t=MatMul(q,k) m=Where(b,zero,inf) s=Sub(t,m)", "the mask may reach +inf"),
+        ("t=MatMul(q,k) f=Cast<to=1>(b) m=Mul(f,inf) s=Add(t,m)", "multiplies -inf"),
+        ("t=MatMul(q,k) m=Where(b,zero,inf) o=Sub(m,m) s=Add(t,o)", "-inf less -inf"),
+        ("t=MatMul(q,k) m=Where(b,zero,high) o=Add(m,high) s=Add(t,o)", "the mask may reach +inf"),
         ("t=MatMul(q,k) m=Where(b,zero,low) o=Add(m,m) s=Add(t,o)", "the mask may reach -inf"),
         ("t=MatMul(q,k) f=Cast<to=1>(b) m=Mul(f,low) n2=Mul(m,two) s=Add(t,n2)", "the mask may reach -inf"),
         ("t=MatMul(q,k) s=Add(t,q)", "q may hold -inf"),
@@ -59,14 +66,29 @@ def test_what_is_proven_needs_no_promise() -> None:
     ],
 )
 def test_guards_that_stay(scores: str, reason: str) -> None:
-    proto = onnx.parser.parse_model(
-        model(f"{scores} {GUARD}", inits=INITS + ", float inf = {0}, float two = {2}")
-    )
-    for t in proto.graph.initializer:
-        if t.name == "inf":
-            minus = onnx.numpy_helper.to_array(t) - float("inf")
-            t.CopyFrom(onnx.numpy_helper.from_array(minus, "inf"))
-    assert_refuses(PROMISED, proto, reason)
+    assert_refuses(PROMISED, with_infinity(f"{scores} {GUARD}"), reason)
+
+
+def with_infinity(body: str) -> onnx.ModelProto:
+    """The model with the constant `inf` set to -inf, which the text form cannot say."""
+    proto = onnx.parser.parse_model(model(body, inits=f"{INITS}, {MORE}"))
+    (constant,) = (t for t in proto.graph.initializer if t.name == "inf")
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "inf"))
+    return proto
+
+
+def test_masks_of_minus_infinity_need_a_promise_of_their_own() -> None:
+    proto = with_infinity(f"t=MatMul(q,k) m=Where(b,zero,inf) s=Add(t,m) {GUARD}")
+    rng = np.random.default_rng(0)
+    feeds = {
+        "q": rng.standard_normal((3, 4)).astype(np.float32),
+        "k": rng.standard_normal((4, 4)).astype(np.float32),
+        "b": np.array([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1]], bool),
+    }
+    both = RemoveSoftmaxGuard(assume_finite=True, assume_unmasked=True)
+    assert_rewrites(both, proto, inputs=feeds, numerics=Numerics.EXACT)
+    assert_refuses(RemoveSoftmaxGuard(assume_unmasked=True), proto, "assume_finite")
+    assert_refuses(both, with_infinity(f"t=MatMul(q,k) m=Where(b,zero,inf) s=Sub(t,m) {GUARD}"), "+inf")
 
 
 @pytest.mark.parametrize(
