@@ -25,7 +25,7 @@ from graphopt.errors import ModelError, UserError
 from graphopt.io import wire
 from graphopt.io.loading import data_locations
 from graphopt.io.placement import Data, External, Placement, Ticketed, size_of
-from graphopt.io.sources import Region, Sources, write_all
+from graphopt.io.sources import OPEN_FLAGS, Region, Sources, write_all
 
 #: Protobuf's limit on one message.
 MAX_MESSAGE: Final = (1 << 31) - 1
@@ -68,6 +68,13 @@ def save_model(
         raise UserError("the file exists already", where=str(path), fix="Choose another name.")
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError("is not a regular file", where=str(path), fix="Choose a file name.")
+    real = Path(os.path.realpath(path))
+    if any(source.path == real for source in sources.all[1:]):  # the first one is the model itself
+        raise UserError(
+            "is a data file that the model reads its weights from",
+            where=str(path),
+            fix="Choose another name.",
+        )
     replaced = _replaced_data(path, sources)
     with _cleanup() as made:
         try:
@@ -193,8 +200,8 @@ def _length(piece: Any) -> int:
 
 def _create(file: Path, like: Path) -> int:
     """Create a file that must not exist, with the permissions of `like` if that does."""
-    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-    with contextlib.suppress(OSError):
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666)
+    with contextlib.suppress(OSError, AttributeError):  # not every platform has fchmod
         os.fchmod(fd, stat.S_IMODE(os.stat(like).st_mode))
     return fd
 
@@ -259,7 +266,7 @@ def _cleanup() -> Iterator[_Made]:
 def _cannot_write(path: Path, error: OSError) -> UserError:
     fixes = {
         errno.ENOSPC: "Free some space, or write to another disk.",
-        errno.EDQUOT: "Free some space, or write to another disk.",
+        getattr(errno, "EDQUOT", None): "Free some space, or write to another disk.",
         errno.EACCES: "Choose a folder that you may write to.",
         errno.EPERM: "Choose a folder that you may write to.",
         errno.EROFS: "Choose a folder that you may write to.",
@@ -270,5 +277,5 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot be written: {error.strerror or error}. Nothing was changed.",
         where=str(path),
-        fix=fixes.get(error.errno or 0),
+        fix=fixes.get(error.errno),
     )

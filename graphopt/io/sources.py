@@ -23,9 +23,11 @@ from graphopt.errors import ModelError
 _CHUNK: Final = 1 << 24
 #: Mapped files keep a descriptor each; beyond this many, regions are read into memory instead.
 _MAX_MAPPED: Final = 256
+#: Flags that some platforms need: not inherited by child processes, no newline translation.
+OPEN_FLAGS: Final[int] = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 #: What copy_file_range and sendfile say when they cannot serve a pair of files.
 _NO_KERNEL_COPY: Final = frozenset(
-    {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+    {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTSOCK}
 )
 
 
@@ -115,7 +117,7 @@ class FileSource(Source):
         if self._fd is None:
             assert self.path is not None
             try:
-                fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                fd = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
             except OSError as error:
                 raise _cannot_read(self.path, error) from error
             if _identity(os.fstat(fd)) != self._identity:
@@ -160,7 +162,8 @@ class FileSource(Source):
     def _read(self, offset: int, length: int) -> Iterator[bytes]:
         fd = self._open()
         while length:
-            chunk = os.pread(fd, min(length, _CHUNK), offset)
+            os.lseek(fd, offset, os.SEEK_SET)
+            chunk = os.read(fd, min(length, _CHUNK))
             if not chunk:
                 raise _shrunk(self.path)
             yield chunk

@@ -251,6 +251,13 @@ def test_data_that_the_input_reads_is_not_removed(external: Path, linear: onnx.M
     assert _load(out) == linear
 
 
+def test_a_data_file_is_never_overwritten_by_a_model(external: Path) -> None:
+    before = _snapshot(external.parent)
+    with pytest.raises(UserError, match="is a data file"):
+        Model.load(external).save(external.parent / "weights.bin")
+    assert _snapshot(external.parent) == before
+
+
 def test_a_link_is_replaced_and_its_target_stays(embedded: Path, linear: onnx.ModelProto) -> None:
     link = embedded.with_name("link.onnx")
     link.symlink_to(embedded)
