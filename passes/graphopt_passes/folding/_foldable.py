@@ -38,7 +38,7 @@ _PACKED = {
 
 _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 _MOVES = frozenset(
-    "Cast Compress Concat ConstantOfShape DepthToSpace Equal Expand Flatten Gather GatherElements GatherND "
+    "Compress Concat ConstantOfShape DepthToSpace Equal Expand Flatten Gather GatherElements GatherND "
     "Greater GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual NonZero Pad Reshape ScatterElements "
     "ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where".split()
 )
@@ -78,11 +78,13 @@ def may_fold(node: Node, graph: GraphView) -> bool:
 def is_exact(node: Node, graph: GraphView) -> bool:
     """Whether computing `node` apart from its neighbours gives the bits that it gives among them.
 
-    Not so for arithmetic in half precision, see `FoldHalfConstants`. What moves, compares or converts
-    elements is exact in any precision.
+    Not so for arithmetic in half precision and rounding to it, see `FoldHalfConstants`. What moves or
+    compares elements is exact in any precision, and so is widening them.
     """
     if node.op in _MOVES:
         return True
+    if node.op in ("Cast", "CastLike"):
+        return graph.dtype(node.outputs[0]) not in _HALF
     return not any(graph.dtype(t) in _HALF for t in (*node.inputs, *node.outputs) if t.name)
 
 

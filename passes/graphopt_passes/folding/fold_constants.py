@@ -33,7 +33,7 @@ class FoldConstants(Pass):
     overridden; the runtime refuses to run it (an integer division by zero, say).
 
     Results are those of the very kernels that would run without any optimization, in one thread. Arithmetic
-    in half precision is not among them: it is `fold-half-constants`' business.
+    and rounding in half precision are not among them: it is `fold-half-constants`' business.
     """
 
     name: ClassVar[str] = "fold-constants"

@@ -12,11 +12,11 @@ from graphopt_passes.folding.fold_constants import FoldConstants
 
 @dataclass(frozen=True)
 class FoldHalfConstants(FoldConstants):
-    """Like fold-constants, but also arithmetic on float16 and bfloat16.
+    """Like fold-constants, but also arithmetic on float16 and bfloat16, and rounding to them.
 
     A runtime without kernels for half precision computes in float32 and does not round between one such
-    node and the next. Folding some of them rounds in between, which is what the operators say, but
-    not the same bits: hence a pass of its own.
+    node and the next, nor at a Cast before it. Folding some of them rounds in between, which is what the
+    operators say, but not the same bits: hence a pass of its own.
 
     Refuses as fold-constants does.
     """

@@ -320,12 +320,14 @@ def test_results_of_unknown_size_are_declined_and_those_with_a_bound_are_not() -
 def test_half_precision_and_bfloat16() -> None:
     half = f"h = Cast<to=10>(x) a = Cast<to={TensorProto.FLOAT16}>(w) b = Neg(a) y = Mul(h, b)"
     before = graph(half, W, "float16[M] y")
-    assert_rewrites(FoldConstants(), before, ops={"Cast": 1, "Neg": 1, "Mul": 1}, inputs=X4)
+    assert_refuses(FoldConstants(), before)
     assert_rewrites(FoldHalfConstants(), before, ops={"Cast": 1, "Mul": 1}, inputs=X4)
     brain = f"a = Cast<to={TensorProto.BFLOAT16}>(w) c = Cast<to=1>(a) y = Mul(x, c)"
-    assert_rewrites(FoldConstants(), graph(brain, W), ops={"Mul": 1}, inputs=X4)
+    assert_rewrites(FoldHalfConstants(), graph(brain, W), ops={"Mul": 1}, inputs=X4)
+    widened = "a = Transpose(v) c = Cast<to=1>(a) y = Mul(x, c)"
+    assert_rewrites(FoldConstants(), graph(widened, "float16[4] v = {1, 2, 3, 4}"), ops={"Mul": 1}, inputs=X4)
     stored = f"a = Cast<to={TensorProto.BFLOAT16}>(w) y = Identity(a)"
-    done = assert_rewrites(FoldConstants(), graph(stored, W, "bfloat16[4] y"), ops={})
+    done = assert_rewrites(FoldHalfConstants(), graph(stored, W, "bfloat16[4] y"), ops={})
     assert done.proto.graph.node[0].attribute[0].t.data_type == TensorProto.BFLOAT16
 
 
@@ -336,8 +338,7 @@ def test_what_is_kept_stays() -> None:
 def test_arithmetic_in_half_precision_is_left_to_a_pass_that_may_round() -> None:
     body = f"h = Cast<to=10>(x) a = Cast<to={TensorProto.FLOAT16}>(w) b = Sqrt(a) c = Mul(b, b) y = Mul(h, c)"
     before = graph(body, W, "float16[M] y")
-    done = assert_rewrites(FoldConstants(), before, inputs=X4)
-    assert done.ops == {"Cast": 1, "Sqrt": 1, "Mul": 2}
+    assert_refuses(FoldConstants(), before)
     assert_rewrites(FoldHalfConstants(), before, ops={"Cast": 1, "Mul": 1}, inputs=X4)
 
 
