@@ -206,13 +206,14 @@ class Rewriter(GraphView):
         self._state.set_output(source, slot, old)
 
     def _redirect(self, old: Tensor, new: Tensor, but_not: Node | None = None) -> None:
-        uses = self._index.uses(old)
-        if uses and isinstance(new, Constant):
+        uses = [use for use in self._index.uses(old) if use.node is not but_not]
+        if not uses:
+            return  # a touch without a change would have passes look at the producer again, for ever
+        if isinstance(new, Constant):
             # Not left to the first reader: that may stand in a nested body, and others outside of it.
             self._state.adopt(new, self.body)
         for use in uses:
-            if use.node is not but_not:
-                self._state.set_slot(use.node, use.slot, new)
+            self._state.set_slot(use.node, use.slot, new)
         self._state.touch_producer(new)
 
     def import_domain(self, domain: str, version: int) -> None:

@@ -68,6 +68,18 @@ def test_bypass_redirects_readers_and_erases_the_node() -> None:
     assert change.added == []
 
 
+def test_bypass_of_what_nobody_reads_touches_nothing() -> None:
+    state = open_state(
+        '''<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) { y = Relu(x) dead = Identity(y) }'''
+    )
+    graph = main(state)
+    identity = node(graph, "Identity")
+    graph.bypass(identity.outputs[0], identity.inputs[0])
+    assert not state.journal.changes
+    assert not state.touched
+
+
 def test_bypass_of_an_output_renames_the_producer() -> None:
     state = open_state(
         """
