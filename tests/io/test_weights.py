@@ -101,8 +101,15 @@ def test_sparse_indices_out_of_range_are_an_error() -> None:
 @pytest.mark.parametrize("n", [3, 3000])
 def test_data_that_does_not_fit_the_shape_is_an_error(tmp_path: Path, n: int) -> None:
     tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[n + 1], raw_data=bytes(4 * n))
-    with pytest.raises(ModelError, match="tensor 't'"):
-        _constants(tmp_path, tensor)["t"].values  # noqa: B018
+    with pytest.raises(ModelError, match=f"tensor 't' has {4 * n} bytes of data, but .* need {4 * n + 4}"):
+        _constants(tmp_path, tensor)
+
+
+def test_typed_data_that_does_not_fit_the_shape_is_an_error_when_read(tmp_path: Path) -> None:
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[4], float_data=[1, 2, 3])
+    constant = _constants(tmp_path, tensor)["t"]
+    with pytest.raises(ModelError, match="tensor 't' holds data that does not fit"):
+        constant.values  # noqa: B018
 
 
 def test_views_of_other_layout_than_in_a_file_are_written_right(tmp_path: Path) -> None:
