@@ -91,6 +91,7 @@ def test_channel_vector() -> None:
     assert v(ramp, 4, 1, 4) is None, "a vector lies along the last axis, also when it has C elements"
     assert v(ramp.reshape(4, 1), 4, 1, 4) is None
     assert v(ramp.reshape(4, 1, 1, 1), 4, 1, 4) is None, "the batch axis"
+    assert v(np.ones((2, 4, 1, 1)), 4, 1, 4) is None, "the batch axis as well"
     assert v(ramp.reshape(1, 1, 4, 1, 1), 4, 1, 4) is None, "a higher rank"
     assert v(ramp.reshape(4, 1, 1), 4, 1, 1) is None, "it would enlarge one channel to four"
     np.testing.assert_array_equal(v(ramp, 2, 1, 4), ramp)
