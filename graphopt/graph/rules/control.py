@@ -19,7 +19,7 @@ def join(call: Call, tensors: list[Tensor]) -> tuple[int | None, Shape | None, S
     facts = call.facts
     dtypes = {facts.dtype(t) for t in tensors}
     shapes = [facts.shape(t) for t in tensors]
-    values = {facts.value(t) for t in tensors}
+    values = {repr(v): v for v in map(facts.value, tensors)}  # 0.0 is not -0.0
     shape: Shape | None = shapes[0]
     for other in shapes[1:]:
         if shape is None or other is None or len(shape) != len(other):
@@ -29,7 +29,7 @@ def join(call: Call, tensors: list[Tensor]) -> tuple[int | None, Shape | None, S
     return (
         dtypes.pop() if len(dtypes) == 1 else None,
         shape,
-        values.pop() if len(values) == 1 else None,
+        next(iter(values.values())) if len(values) == 1 else None,
     )
 
 

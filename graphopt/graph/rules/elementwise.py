@@ -175,15 +175,19 @@ def where(call: Call) -> None:
             x = broadcast_elements(x, shapes[1] or (), shape, total)
             y = broadcast_elements(y, shapes[2] or (), shape, total)
             if condition is None:
-                chosen: list[Element | None] = [a if a == b else None for a, b in zip(x, y, strict=True)]
+                chosen: list[Element | None] = [a if _same(a, b) else None for a, b in zip(x, y, strict=True)]
             else:
                 condition = broadcast_elements(condition, shapes[0] or (), shape, total)
                 chosen = [
-                    (a if a == b else _either(a, b)) if isinstance(c, Sym) else a if c else b
+                    (a if _same(a, b) else _either(a, b)) if isinstance(c, Sym) else a if c else b
                     for c, a, b in zip(condition, x, y, strict=True)
                 ]
             value = complete(chosen, dtype)
     call.out(0, dtype, shape, value)
+
+
+def _same(a: Element, b: Element) -> bool:
+    return a == b and (not isinstance(a, float) or repr(a) == repr(b))  # 0.0 is not -0.0
 
 
 def _either(a: Element, b: Element) -> Element | None:
