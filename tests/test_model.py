@@ -141,6 +141,20 @@ def test_a_copy_is_independent_and_shares_weights(path: Path, proto: onnx.ModelP
     assert then2.opset_imports is copy.opset_imports
 
 
+def test_copies_of_functions_are_independent(proto: onnx.ModelProto) -> None:
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    proto.functions.append(helper.make_function("d", "f", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+    model = Model.load(proto)
+    copy = model.copy()
+    assert copy.to_proto() == proto
+    assert [b.name for b in copy.bodies()] == [b.name for b in model.bodies()]
+    function = copy.graph.functions[0]
+    function.opset_imports[""] = 18
+    function.nodes[0].outputs[0].name = "changed"
+    assert model.to_proto() == proto
+    assert copy.to_proto().functions[0].opset_import[0].version == 18
+
+
 def test_a_copy_keeps_what_passes_changed(path: Path) -> None:
     model = Model.load(path)
     node = model.graph.nodes[0]

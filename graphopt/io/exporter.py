@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,23 +18,18 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from graphopt import ir
 from graphopt.io import weights
 from graphopt.io.attributes import Kind, encode, schema_kind
+from graphopt.io.declarations import (
+    drop_stale_annotations,
+    read_for_shapes,
+    set_imports,
+    set_names,
+    value_info,
+)
 from graphopt.io.dtypes import PACKED_BITS, STRING, onnx_dtype
 from graphopt.io.placement import Data, Holder, Placement
 from graphopt.io.sources import Sources
 from graphopt.io.tensors import INLINE_BYTES, is_stripped
 from graphopt.io.weights import FileValues, ProtoValues, SparseProtoValues
-
-#: Inputs whose values shape inference reads. Data inputs (slot 0) are among them only for Reshape-like
-#: arithmetic on shapes, whose tensors are small anyway.
-_SHAPE_SLOTS: Final[dict[str, frozenset[int]]] = {
-    "ConstantOfShape": frozenset({0}),
-    "Range": frozenset({0, 1, 2}),
-    **dict.fromkeys(
-        ("Reshape", "Expand", "Tile", "Unsqueeze", "Squeeze", "Split", "TopK", "OneHot", "CenterCropPad"),
-        frozenset({1}),
-    ),
-    **dict.fromkeys(("Slice", "Pad", "Resize", "Upsample"), frozenset({1, 2, 3, 4})),
-}
 
 
 def export_model(
@@ -61,7 +56,7 @@ def export_model(
         model = onnx.ModelProto()
         model.CopyFrom(origin)
         model.ir_version = ir_version
-        _set_imports(model.opset_import, imports)
+        set_imports(model.opset_import, imports)
         exporter = _Exporter(ir_version, sources, placement)
         exporter.graph(graph, model.graph, main=True)
         for function in graph.functions:
@@ -110,7 +105,7 @@ class _Exporter:
             out.output.append(info)
         self._value_info(graph, out, infos)
         if len(out.quantization_annotation):
-            _drop_stale_annotations(graph, out)
+            drop_stale_annotations(graph, out)
 
     def _initializers(
         self, graph: ir.Graph, out: onnx.GraphProto, infos: list[onnx.ValueInfoProto], holder: Holder
@@ -176,9 +171,9 @@ class _Exporter:
                     out.attribute.append(name)
                 else:
                     out.attribute_proto.append(self._attribute(name, value, None))
-        _set_imports(out.opset_import, function.opset_imports)
-        _set_names(out.input, [t.name for t in function.inputs])
-        _set_names(out.output, [t.name for t in function.outputs])
+        set_imports(out.opset_import, function.opset_imports)
+        set_names(out.input, [t.name for t in function.inputs])
+        set_names(out.output, [t.name for t in function.outputs])
         for constant in function.initializers:
             node = out.node.add(op_type="Constant", output=[constant.name])
             node.attribute.append(self._attribute("value", constant, None))
@@ -187,7 +182,7 @@ class _Exporter:
         self.nodes(function.nodes, out.node, function)
         infos = [
             value_info(t)
-            for t in _distinct((*function.inputs, *(t for n in function.nodes for t in n.outputs)))
+            for t in dict.fromkeys((*function.inputs, *(t for n in function.nodes for t in n.outputs)))
             if t.info is not None
         ]
         out.value_info.extend(infos)
@@ -263,8 +258,8 @@ class _Exporter:
         return proto
 
     def _header(self, proto: onnx.NodeProto, node: ir.Node) -> None:
-        _set_names(proto.input, [t.name for t in node.inputs])
-        _set_names(proto.output, [t.name for t in node.outputs])
+        set_names(proto.input, [t.name for t in node.inputs])
+        set_names(proto.output, [t.name for t in node.outputs])
         if proto.name != node.name:
             proto.name = node.name
         domain = node.domain or ""
@@ -307,7 +302,7 @@ class _Exporter:
     def tensor(self, constant: ir.Constant, holder: Holder) -> onnx.TensorProto:
         """The TensorProto of a constant. May be the constant's own origin: do not change it."""
         values = constant._values
-        feeds_shapes = holder != "sparse" and _feeds_shapes(constant)
+        feeds_shapes = holder != "sparse" and read_for_shapes(constant)
         return self._tensor(constant.name, values, getattr(constant, "origin", None), holder, feeds_shapes)
 
     def _tensor(
@@ -387,83 +382,3 @@ class _Exporter:
         if out.values.name != constant.name:
             out.values.name = constant.name
         return out
-
-
-def value_info(tensor: ir.Tensor) -> onnx.ValueInfoProto:
-    """What the model declares about a tensor: its `info` under its present name, or built anew."""
-    info = tensor.info
-    if info is None:
-        info = onnx.ValueInfoProto(name=tensor.name)
-        if tensor.dtype is not None:
-            kind = getattr(tensor, "type", None) or "tensor_type"
-            target = info.type
-            if kind == "optional_type" or kind == "sequence_type":
-                target = getattr(info.type, kind).elem_type
-                kind = "tensor_type"
-            declared = getattr(target, kind)
-            declared.elem_type = onnx_dtype(tensor.dtype)
-            if tensor.shape is not None:
-                declared.shape.SetInParent()
-                for dim in tensor.shape:
-                    if isinstance(dim, str):
-                        declared.shape.dim.add(dim_param=dim)
-                    elif dim is None or int(dim) < 0:
-                        declared.shape.dim.add()
-                    else:
-                        declared.shape.dim.add(dim_value=int(dim))
-    elif info.name != tensor.name:
-        renamed = onnx.ValueInfoProto()
-        renamed.CopyFrom(info)
-        renamed.name = tensor.name
-        info = renamed
-    return info
-
-
-def _feeds_shapes(constant: ir.Constant) -> bool:
-    """Some reader needs the values to infer shapes, so they must be at hand in the message."""
-    for node in constant.outputs:
-        slots = _SHAPE_SLOTS.get(node.op)
-        if slots and any(t is constant and i in slots for i, t in enumerate(node.inputs)):
-            return True
-    return False
-
-
-def _set_imports(entries: Any, imports: Mapping[str, int]) -> None:
-    """Bring opset imports to `imports`, keeping the spelling and order of those that stay."""
-    left = dict(imports)
-    kept = []
-    for entry in entries:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
-        version = left.pop(domain, None)
-        if version is not None:
-            new = onnx.OperatorSetIdProto()
-            new.CopyFrom(entry)
-            if new.version != version:
-                new.version = version
-            kept.append(new)
-    kept += [onnx.OperatorSetIdProto(domain=d, version=v) for d, v in left.items()]
-    del entries[:]
-    entries.extend(kept)
-
-
-def _set_names(field: Any, names: list[str]) -> None:
-    if list(field) != names:
-        del field[:]
-        field.extend(names)
-
-
-def _distinct(tensors: Iterable[ir.Tensor]) -> dict[ir.Tensor, None]:
-    return dict.fromkeys(tensors)
-
-
-def _drop_stale_annotations(graph: ir.Graph, out: onnx.GraphProto) -> None:
-    """Drop quantization annotations of tensors, or by parameters, that are gone."""
-    live = {t.name for t in graph.inputs} | {t.name for t in graph.initializers}
-    live |= {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
-    kept = [
-        a
-        for a in out.quantization_annotation
-        if a.tensor_name in live and all(entry.value in live for entry in a.quant_parameter_tensor_names)
-    ]
-    del out.quantization_annotation[:]
-    out.quantization_annotation.extend(kept)
