@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from graphopt.passkit import GraphView, Node, NodePass, Numerics, PassContext, Rewriter, Tensor
+from graphopt.passkit import GraphView, Numerics, Pass, PassContext, Rewriter, Tensor
 from graphopt_passes.cleanup.operands import same_shape
 
 # Inputs of a producer that are compared with its output.
@@ -13,7 +13,7 @@ _MAX_INPUTS: Final = 8
 
 
 @dataclass(frozen=True)
-class BypassShape(NodePass):
+class BypassShape(Pass):
     """Shape(f(x)) = Shape(x), and Size likewise, where f(x) provably has the shape of x.
 
     Nothing is read for its shape alone then, so its producer may die or be fused. The attributes `start`
@@ -22,18 +22,33 @@ class BypassShape(NodePass):
 
     name: ClassVar[str] = "bypass-shape"
     numerics: ClassVar[Numerics] = Numerics.EXACT
-    ops: ClassVar[tuple[str, ...]] = ("Shape", "Size")
 
-    def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
-        """Read from as far upstream as the shape goes."""
-        tensor = graph.input(node, 0)
-        if tensor is None or graph.keeps(node):
-            return
-        found = tensor
-        while (above := _upstream(graph, found)) is not None:
-            found = above
-        if found is not tensor:
-            graph.set_input(node, 0, found, f"{tensor.name} has the shape of {found.name}")
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Read from as far upstream as the shape goes, walking every stretch of the graph once."""
+        tops: dict[Tensor, Tensor] = {}
+        for node in graph.by_op("Shape", "Size"):
+            tensor = graph.input(node, 0)
+            if tensor is None or graph.keeps(node) or not graph.is_live(node):
+                continue
+            found = _top(graph, tensor, tops)
+            if found is not tensor:
+                graph.set_input(node, 0, found, f"{tensor.name} has the shape of {found.name}")
+
+
+def _top(graph: GraphView, tensor: Tensor, tops: dict[Tensor, Tensor]) -> Tensor:
+    """The furthest tensor upstream with the shape of `tensor`; `tops` remembers the way."""
+    way: list[Tensor] = []
+    found: Tensor = tensor
+    while found not in tops:
+        way.append(found)
+        above = _upstream(graph, found)
+        if above is None:
+            tops[found] = found
+            break
+        found = above
+    top = tops[found]
+    tops.update(dict.fromkeys(way, top))
+    return top
 
 
 def _upstream(graph: GraphView, tensor: Tensor) -> Tensor | None:

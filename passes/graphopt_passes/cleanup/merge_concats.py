@@ -31,17 +31,31 @@ class MergeConcats(NodePass):
     ops: ClassVar[tuple[str, ...]] = ("Concat",)
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
-        """Put the operands of inner Concats in their places."""
-        if graph.keeps(node):
-            return
+        """Put the operands of inner Concats, at any depth, in their places."""
+        if graph.keeps(node) or self._is_inner(graph, node):
+            return  # the outermost Concat takes them all at once: one by one would be quadratic
         operands: list[Tensor] = []
         absorbed = 0
-        for tensor in node.inputs:
+        stack = list(reversed(node.inputs))
+        while stack:
+            tensor = stack.pop()
             inner = self._inner(graph, node, tensor)
-            operands.extend([tensor] if inner is None else inner.inputs)
-            absorbed += inner is not None
+            if inner is None:
+                operands.append(tensor)
+            else:
+                stack.extend(reversed(inner.inputs))
+                absorbed += 1
         if absorbed:
             graph.set_inputs(node, operands, f"Concat of {absorbed} Concat")
+
+    @staticmethod
+    def _is_inner(graph: GraphView, node: Node) -> bool:
+        """Another Concat is going to take this one."""
+        result = node.outputs[0]
+        reader = graph.sole_consumer(result)
+        if reader is None or not graph.is_op(reader, "Concat") or not graph.is_live(reader):
+            return False
+        return not graph.keeps(reader) and reader.attrs.get("axis") == node.attrs.get("axis")
 
     @staticmethod
     def _inner(graph: Rewriter, node: Node, tensor: Tensor) -> Node | None:

@@ -66,3 +66,13 @@ def test_in_a_branch() -> None:
         }}""",
         ops={"If": 1, "Concat": 1, "Neg": 1},
     )
+
+
+def test_a_long_chain_is_one_rewrite() -> None:
+    nodes = "".join(f"c{i + 1} = Concat<axis = 0>(c{i}, x) " for i in range(300)).replace("c0", "x")
+    done = assert_rewrites(
+        MergeConcats(),
+        f"{HEAD} g (float[N] x) => (float[M] y) {{ {nodes} y = Relu(c300) }}",
+        ops={"Concat": 1, "Relu": 1},
+    )
+    assert len(done.journal.changes) == 1
