@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt import ir
 from graphopt.io.copying import copy_graph
@@ -15,6 +17,7 @@ from graphopt.io.exporter import export_model
 from graphopt.io.loading import Loaded, load_file, load_proto
 from graphopt.io.placement import Placement, Stripped
 from graphopt.io.save import SavedFiles, save_model
+from graphopt.io.scratch import Scratch
 from graphopt.io.session_source import SessionSource, session_source
 from graphopt.io.sources import Sources
 from graphopt.io.weights import stored_size
@@ -41,6 +44,7 @@ class Model:
         self.ir_version: int = loaded.origin.ir_version
         self.had_external_data = loaded.had_external
         self._sources: Sources = loaded.sources
+        self._scratch = Scratch()
 
     @classmethod
     def load(
@@ -89,6 +93,14 @@ class Model:
         """The external data files that it was loaded with."""
         own = None if self.path is None else self.path.resolve()
         return [s.path for s in self._sources.all if s.path is not None and s.path.resolve() != own]
+
+    def stow(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | LazyValues:
+        """Values for a new constant: `array`, or a temporary file that holds it once there is too much.
+
+        Args:
+            array: values that nobody changes any more.
+        """
+        return self._scratch.stow(array, self._sources)
 
     def to_proto(self, *, weights: Literal["inline", "none"] = "inline") -> onnx.ModelProto:
         """The model as one message.

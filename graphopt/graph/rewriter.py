@@ -50,8 +50,8 @@ class Rewriter(GraphView):
 
     def new_constant(self, hint: str, values: Array | np.generic) -> Constant:
         """A new initializer of this body. It joins the model when a node reads it."""
-        array = np.asarray(values)
-        made = Constant(self.fresh_name(hint), array, made_by=self._state.pass_name)
+        stored = self._state.model.stow(np.asarray(values))
+        made = Constant(self.fresh_name(hint), stored, made_by=self._state.pass_name)
         self._state.facts.set_constant(made)
         return made
 

@@ -14,7 +14,7 @@ from graphopt_passes.folding._store import store
 # Of all folds together; a single one may add Limits.growth_bytes.
 _ALLOWANCE = 16
 # Results computed in one go, in bytes, so that not all of them are in memory twice.
-_BATCH_BYTES = 1 << 26
+_BATCH_BYTES = 1 << 24
 _FAILED = "fold-constants: cannot be computed"
 _SPENT = "fold-constants: bytes added"
 
