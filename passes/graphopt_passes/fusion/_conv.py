@@ -97,7 +97,7 @@ def fold_after(graph: Rewriter, ctx: PassContext, root: Node, conv: Conv, scale:
     """
     scales = not is_identity(scale)
     biased = bool(shift.any()) or (conv.bias is not None and scales)
-    _check_growth(graph, ctx, conv, scales, biased)
+    _check_growth(graph, ctx, root, conv, scales, biased)
     weight = bias = None
     if scales:
         factor = per_output_channel(scale, conv.shape, conv.groups, conv.transposed)
@@ -131,7 +131,7 @@ def fold_before(
         raise RefusedRewrite(f"{root.op} shifts, which ConvTranspose does not do evenly at its borders")
     if shifts and not pads_nothing(graph, conv):
         raise RefusedRewrite(f"Conv pads with zeros, which {root.op} does not shift")
-    _check_growth(graph, ctx, conv, scales, shifts)
+    _check_growth(graph, ctx, root, conv, scales, shifts)
     weight = bias = None
     if shifts:
         bias = conv_of_shift(_weight(graph, conv), shift, conv.groups)
@@ -149,7 +149,9 @@ def _weight(graph: GraphView, conv: Conv) -> Array:
     return values
 
 
-def _check_growth(graph: GraphView, ctx: PassContext, conv: Conv, weight: bool, bias: bool) -> None:
+def _check_growth(
+    graph: GraphView, ctx: PassContext, root: Node, conv: Conv, weight: bool, bias: bool
+) -> None:
     constant = graph.constant(conv.weight)
     assert constant is not None
     sizes: list[tuple[Tensor | None, int]] = []
@@ -157,7 +159,7 @@ def _check_growth(graph: GraphView, ctx: PassContext, conv: Conv, weight: bool, 
         sizes.append((conv.weight, constant.nbytes))
     if bias:
         sizes.append((conv.bias, conv.channels_out * constant.dtype.itemsize))
-    check_growth(graph, ctx, conv.node, sizes)
+    check_growth(graph, ctx, conv.node, sizes, root)
 
 
 def _write(

@@ -196,7 +196,7 @@ def fold_before(
     if not is_identity(scale):
         axis = gemm.depth_axis(other, rank)
         factor = scale[:, None] if scale.ndim and axis == rank - 2 else scale
-    _write(graph, ctx, gemm.node, gemm, x=x, x_slot=slot, slot=other, factor=factor, c=c, folded=root.op)
+    _write(graph, ctx, gemm.node, gemm, x=x, x_slot=slot, slot=other, factor=factor, c=c, folded=root)
 
 
 def _fold_scalar(
@@ -254,7 +254,7 @@ def _write(
     slot: int = 1,
     factor: Array | None = None,
     c: Array | None = None,
-    folded: str = "",
+    folded: Node | None = None,
 ) -> None:
     """A product computes the output of `root`.
 
@@ -268,7 +268,7 @@ def _write(
         slot: the constant operand that is multiplied by `factor`.
         factor: None leaves the operand alone.
         c: the new bias in float64, beta included; None keeps the old one, or its absence.
-        folded: type of the operator that is folded, if it is not `root`.
+        folded: the operator that is folded, if it is not `root`.
     """
     if c is not None and not is_matrix_product(graph, gemm):
         raise RefusedRewrite("the operands of MatMul are not known to be matrices, so it takes no bias")
@@ -281,11 +281,11 @@ def _write(
     np_dtype = onnx.helper.tensor_dtype_to_np_dtype(gemm.dtype)
     if c is not None:
         sizes.append((gemm.c, c.size * np_dtype.itemsize))
-    check_growth(graph, ctx, gemm.node, sizes)
+    check_growth(graph, ctx, gemm.node, sizes, folded or root)
     weight = None if factor is None else scaled(_values(graph, operand), factor)
     bias = None if c is None else rounded(c, np_dtype, "bias")
     becomes = "MatMul" if gemm.is_matmul and bias is None else "Gemm"
-    with graph.site(root, f"{folded or root.op} folded into {gemm.node.op}"):
+    with graph.site(root, f"{(folded or root).op} folded into {gemm.node.op}"):
         inputs: list[Tensor | None] = [gemm.a, gemm.b]
         if x is not None:
             inputs[x_slot] = x

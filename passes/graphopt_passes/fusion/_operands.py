@@ -174,16 +174,21 @@ def read_batch_norm(graph: GraphView, node: Node) -> BatchNorm:
 
 
 def check_growth(
-    graph: GraphView, ctx: PassContext, node: Node, replaced: Iterable[tuple[Tensor | None, int]]
+    graph: GraphView,
+    ctx: PassContext,
+    node: Node,
+    replaced: Iterable[tuple[Tensor | None, int]],
+    folded: Node | None = None,
 ) -> None:
     """Decline a fold that copies a large constant which somebody else still reads.
 
     Args:
         graph: the body.
         ctx: for the limits.
-        node: the node that vanishes.
+        node: the linear operator that vanishes.
         replaced: pairs of a constant that `node` reads (None: it reads none) and the number of bytes of
             the constant that takes its place.
+        folded: the other operator that vanishes, and with it the constants that only it reads.
 
     Raises:
         RefusedRewrite: the model would grow by more than the limit.
@@ -198,5 +203,9 @@ def check_growth(
             growth -= constant.nbytes
         else:
             shared = f"{old.name} has other readers: "
+    for t in dict.fromkeys(folded.inputs if folded is not None else ()):
+        constant = graph.constant(t)
+        if folded is not None and constant is not None and graph.only_read_by(t, (folded,)):
+            growth -= constant.nbytes
     if growth > ctx.limits.growth_bytes:
         raise RefusedRewrite(f"{shared}a folded copy would add {growth} bytes to the model")
