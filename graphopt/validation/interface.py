@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx
 
-from graphopt.runtime.structure import Structure
+from graphopt.runtime.session import Source
 
 
 def _type_text(value: onnx.ValueInfoProto, dims: bool) -> str:
@@ -19,7 +21,35 @@ def _type_text(value: onnx.ValueInfoProto, dims: bool) -> str:
     return f"{dtype}[{','.join(sizes)}]"
 
 
-def interface_changes(reference: Structure, candidate: Structure, *, dims: bool = True) -> list[str]:
+@dataclass(frozen=True)
+class Interface:
+    """A model's inputs and outputs, in order.
+
+    Attributes:
+        inputs: what a caller must feed.
+        outputs: what it gets.
+        overridable: what it may feed: inputs that are initializers too (IR >= 4).
+    """
+
+    inputs: tuple[onnx.ValueInfoProto, ...]
+    outputs: tuple[onnx.ValueInfoProto, ...]
+    overridable: tuple[onnx.ValueInfoProto, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> Interface:
+        """The interface of a model in any form that a session is opened from."""
+        if isinstance(source, onnx.ModelProto):
+            model = source
+        else:
+            model = onnx.ModelProto.FromString(source if isinstance(source, bytes) else source.proto)
+        graph = model.graph
+        stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+        overridable = (v for v in graph.input if v.name in stored and model.ir_version >= 4)
+        inputs = (v for v in graph.input if v.name not in stored)
+        return cls(tuple(inputs), tuple(graph.output), tuple(overridable))
+
+
+def interface_changes(reference: Interface, candidate: Interface, *, dims: bool = True) -> list[str]:
     """How the candidate's inputs and outputs differ; empty when they do not.
 
     Args:
@@ -31,11 +61,7 @@ def interface_changes(reference: Structure, candidate: Structure, *, dims: bool 
     kinds = (
         ("input", reference.inputs, candidate.inputs),
         ("output", reference.outputs, candidate.outputs),
-        (
-            "overridable initializer",
-            [v for v, _ in reference.overridable.values()],
-            [v for v, _ in candidate.overridable.values()],
-        ),
+        ("overridable initializer", reference.overridable, candidate.overridable),
     )
     for kind, before, after in kinds:
         names, now = [v.name for v in before], [v.name for v in after]

@@ -18,9 +18,9 @@ from graphopt.runtime.session import (
     CPU,
     Optimize,
     RuntimeFailure,
+    Source,
     open_session,
 )
-from graphopt.runtime.structure import Structure
 from graphopt.runtime.values import Value
 from graphopt.validation.compare import (
     Budget,
@@ -29,7 +29,7 @@ from graphopt.validation.compare import (
     Tolerance,
     compare_outputs,
 )
-from graphopt.validation.interface import interface_changes
+from graphopt.validation.interface import Interface, interface_changes
 from graphopt.validation.reference import (
     DEFAULTS,
     Options,
@@ -100,6 +100,16 @@ class _Runtime:
     provider: str
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """What is compared, and what is asked of it."""
+
+    source: Source
+    prepack: bool
+    level: Level
+    budget: Budget | None
+
+
 _JUDGE = _Runtime("CPU, optimizations off", "none", False, CPU)
 _DEFAULT = _Runtime("CPU, optimizations on", "all", True, CPU)
 
@@ -150,64 +160,62 @@ class Prover:
             warnings=tuple(ref.warnings),
             probes=tuple(s.describe() for s in ref.probes.sets),
         )
-        changes = interface_changes(ref.structure, Structure(subject.skeleton()), dims=ref.options.same_dims)
+        source = subject.session_source()
+        changes = interface_changes(ref.interface, Interface.of(source), dims=ref.options.same_dims)
         if changes:
             return replace(base, verdict="failed", culprit="pass", reason="; ".join(changes))
         if ref.reason:
             return replace(base, verdict="unproven", reason=ref.reason)
-        proof = self._judge(subject, level, budget, base)
+        run = _Candidate(source, prepacks(subject), level, budget)
+        proof = self._judge(run, base)
         if proof.verdict == "failed" or not thorough:
             return proof
         # What the judge proved EXACT may still be computed in another order once it is optimized.
         relaxed = Level.CLOSE if level is Level.EXACT else level
         if ref.options.default_run and not ref.floors.default_fails:
-            proof = self._default(subject, relaxed, budget, proof)
+            proof = self._default(replace(run, level=relaxed), proof)
         for provider in ref.providers:
             if proof.verdict == "failed":
                 break
-            proof = self._elsewhere(subject, provider, relaxed, budget, proof)
+            proof = self._elsewhere(replace(run, level=relaxed), provider, proof)
         return proof
 
-    def _judge(self, subject: Subject, level: Level, budget: Budget | None, proof: Proof) -> Proof:
+    def _judge(self, candidate: _Candidate, proof: Proof) -> Proof:
         ref = self.reference
-        result = self._compare(subject, _JUDGE, ref.outputs, ref.floors.tolerances, level, budget)
+        result = self._compare(candidate, _JUDGE, ref.outputs, ref.floors.tolerances)
         return _add(proof, _JUDGE.name, result, "pass")
 
-    def _default(self, subject: Subject, level: Level, budget: Budget | None, proof: Proof) -> Proof:
+    def _default(self, candidate: _Candidate, proof: Proof) -> Proof:
         ref = self.reference
-        result = self._compare(subject, _DEFAULT, ref.outputs, ref.floors.tolerances, level, budget)
+        result = self._compare(candidate, _DEFAULT, ref.outputs, ref.floors.tolerances)
         return _add(proof, _DEFAULT.name, result, "onnxruntime's optimizer", ref.floors.own)
 
-    def _elsewhere(
-        self, subject: Subject, provider: str, level: Level, budget: Budget | None, proof: Proof
-    ) -> Proof:
+    def _elsewhere(self, candidate: _Candidate, provider: str, proof: Proof) -> Proof:
         there = self.reference.on(provider)
         if isinstance(there, str):
             warning = f"the original does not run on {provider}: {there}"
             return replace(proof, warnings=(*proof.warnings, warning))
         outputs, floors = there
         runtime = _Runtime(f"{provider}, optimizations on", "all", True, provider)
-        result = self._compare(subject, runtime, outputs, floors.tolerances, level, budget)
+        result = self._compare(candidate, runtime, outputs, floors.tolerances)
         merged = _add(proof, runtime.name, result, "provider")
         return replace(merged, warnings=tuple(dict.fromkeys((*merged.warnings, *self.reference.warnings))))
 
     def _compare(
         self,
-        subject: Subject,
+        candidate: _Candidate,
         runtime: _Runtime,
         outputs: Sequence[Mapping[str, Value]],
         tolerances: Sequence[Mapping[str, Tolerance]],
-        level: Level,
-        budget: Budget | None,
     ) -> list[list[OutputVerdict]] | str:
         """Verdicts per probe, or why the candidate does not run."""
-        ref = self.reference
+        ref, level, budget = self.reference, candidate.level, candidate.budget
         verdicts: list[list[OutputVerdict]] = []
         try:
             with open_session(
-                subject.session_source(),
+                candidate.source,
                 optimize=runtime.optimize,
-                prepack=runtime.prepack and prepacks(subject),
+                prepack=runtime.prepack and candidate.prepack,
                 provider=runtime.provider,
                 arena=False,
             ) as session:

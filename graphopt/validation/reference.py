@@ -26,10 +26,12 @@ from graphopt.validation.compare import (
     Pointed,
 )
 from graphopt.validation.indices import index_outputs, pointed_values, tap, to_tap
+from graphopt.validation.interface import Interface
 from graphopt.validation.tolerance import FloorRuns, Floors, noise_floors
 
-# Above this many bytes of weights the floor is measured with one session instead of three.
+# Above this many bytes of weights, or tensors, the floor is measured with one session instead of three.
 _LEAN_BYTES = 64 << 20
+_LEAN_TENSORS = 5000
 # Above this many bytes of weights, kernels do not get to repack (copy) them.
 _PREPACK_BYTES = 256 << 20
 
@@ -109,6 +111,8 @@ class Reference:
         probes: inputs of another reference, to use the same ones.
 
     Attributes:
+        structure: the original's graph.
+        interface: its inputs and outputs.
         reason: why nothing can be proven about this model; "" when it can.
         probes: the inputs, and the outputs under the judge.
         floors: the noise floors on the CPU.
@@ -129,8 +133,10 @@ class Reference:
         self.subject: Subject = ProtoSubject(model) if isinstance(model, onnx.ModelProto) else model
         self.options = options
         self.providers = [p for p in map(resolve_provider, options.providers) if p != CPU]
-        maker = Synthesizer(self.subject.skeleton(), options.input_shapes, options.seed)
+        skeleton = self.subject.skeleton()
+        maker = Synthesizer(skeleton, options.input_shapes, options.seed)
         self.structure: Structure = maker.structure
+        self.interface = Interface.of(skeleton)
         self.reason = randomness(self.structure)
         self.warnings: list[str] = []
         self.probes = Probes()
@@ -185,7 +191,8 @@ class Reference:
     def _floor_runs(self) -> FloorRuns:
         if self.options.floor_runs != "auto":
             return self.options.floor_runs
-        return "lean" if self.subject.nbytes > _LEAN_BYTES else "full"
+        large = self.subject.nbytes > _LEAN_BYTES or len(self.structure.producers) > _LEAN_TENSORS
+        return "lean" if large else "full"
 
     def pointed(self, probe: int) -> dict[str, Pointed]:
         """What the index outputs point into, on one probe."""

@@ -1,10 +1,16 @@
 """Proofs: what passes, what fails, and who is to blame."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+from graphopt.errors import ProviderError, UserError
+from graphopt.model import Model
+from graphopt.runtime.session import CPU, Session, open_session
+from graphopt.runtime.values import Feeds, Value
 from graphopt.validation.compare import Budget
 from graphopt.validation.proof import Options, Proof, Prover, Reference, prove, validate
 
@@ -299,3 +305,68 @@ def test_half_precision_hidden_behind_a_cast_has_the_tolerance_of_half_precision
 def test_options_reach_the_probes() -> None:
     proof: Proof = prove(linear(), linear(), options=Options(input_shapes={"x": (7, 64)}, probe_sets=3))
     assert proof.probes == ("synthesized, n=7",) * 3
+
+
+def test_a_provider_that_computes_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a GPU: the CPU under another name, wrong for models that hold a Sub."""
+    import graphopt.validation.proof as proof_module
+    import graphopt.validation.reference as reference_module
+    import graphopt.validation.tolerance as tolerance_module
+
+    class Wrong:
+        def __init__(self, inner: Session, offset: float) -> None:
+            self.inner, self.offset = inner, np.float32(offset)
+
+        def __enter__(self) -> "Wrong":
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self.inner.close()
+
+        def run(self, feeds: Feeds) -> dict[str, Value]:
+            return {k: v + self.offset for k, v in self.inner.run(feeds).items()}  # type: ignore[operator]
+
+    def fake(source: onnx.ModelProto, **kwargs: object) -> object:
+        elsewhere = kwargs.pop("provider", CPU) == "GPU"
+        session = open_session(source, **kwargs)  # type: ignore[arg-type]
+        bad = any(n.op_type == "Sub" for n in source.graph.node)
+        return Wrong(session, 0.5 if bad else 1e-6) if elsewhere else session
+
+    for module in (proof_module, reference_module, tolerance_module):
+        monkeypatch.setattr(module, "open_session", fake)
+    monkeypatch.setattr(reference_module, "resolve_provider", lambda p: p)
+    prover = Prover(linear(), options=Options(providers=(CPU, "GPU")))
+    good = prover.check(linear(), "EXACT")
+    assert good.verdict == "proven"
+    assert good.runtimes[-1] == "GPU, optimizations on"
+    text = "g(float[n,64] x) => (float[n,32] y) { h = MatMul(x, w) y = Sub(h, c) }"
+    bad = prover.check(model(text, w=W, c=-B), "CLOSE")
+    assert bad.verdict == "failed"
+    assert bad.culprit == "provider"
+    assert "GPU" in bad.reason
+
+
+def test_a_provider_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ProviderError, match="NoSuch"):
+        prove(linear(), linear(), options=Options(providers=("NoSuch",)))
+
+
+def test_weights_that_live_in_memory_and_in_files(tmp_path: Path) -> None:
+    onnx.save(linear(), tmp_path / "m.onnx")
+    reference = Model.load(tmp_path / "m.onnx")
+    assert prove(reference, Model.load(linear()), "EXACT").verdict == "proven"
+    assert prove(reference, Model.load(linear(b=B + 1))).verdict == "failed"
+
+
+def test_data_that_the_original_refuses_is_the_users_mistake() -> None:
+    m = model("g(float[n,k] x) => (float[n,32] y) { y = MatMul(x, w) }", w=W)
+    with pytest.raises(UserError, match="does not run on the given inputs"):
+        prove(m, m, data={"x": np.ones((2, 3), np.float32)})
+    assert prove(m, m, data={"x": np.ones((2, 64), np.float32)}).probes == ("data, n=2, k=64",)
+
+
+def test_probes_can_be_shared() -> None:
+    first = Reference(linear())
+    second = Reference(linear(b=B + 1), probes=first.probes.sets)
+    assert [s.feeds["x"] is t.feeds["x"] for s, t in zip(first.probes.sets, second.probes.sets, strict=True)]
+    assert second.probes.sets[0].describe() == first.probes.sets[0].describe()
