@@ -46,7 +46,7 @@ def inline_branch(graph: Rewriter, node: Node, branch: Body) -> None:
             graph.replace(target, "Identity", [result])
             continue
         seen.add(result)
-        state.facts.merge(target, result)
+        state.merge_facts(target, result)
         graph._redirect(result, target)
         state.set_output(source, next(i for i, t in enumerate(source.outputs) if t is result), target)
     if node in index.home:

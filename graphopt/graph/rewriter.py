@@ -157,7 +157,7 @@ class Rewriter(GraphView):
             node = self._make_node(op, inputs, attrs, domain, olds[0].name, len(olds))
             for slot, tensor in enumerate(olds):
                 placeholder = node.outputs[slot]
-                self._state.facts.merge(tensor, placeholder)
+                self._state.merge_facts(tensor, placeholder)
                 self._state.set_output(node, slot, tensor)
                 self._index.names.discard(placeholder.name)
             if root not in self._index.home and root.name:
@@ -183,7 +183,7 @@ class Rewriter(GraphView):
         with self._state.open_site(root, why or f"{root.op} changes nothing"):
             if self.keeps(root):
                 raise RefusedRewrite(f"{root.name or old.name} is kept")
-            self._state.facts.merge(new, old)
+            self._state.merge_facts(new, old)
             if self.is_output(old):
                 self._take_over(old, new)
             else:
@@ -198,7 +198,7 @@ class Rewriter(GraphView):
             raise RefusedRewrite(f"the output {old.name} would be computed outside its body")
         if self.is_output(new) or self.keeps(new):
             raise RefusedRewrite(f"{new.name} is an output itself, so {old.name} cannot take its place")
-        self._state.facts.merge(old, new)
+        self._state.merge_facts(old, new)
         root = self._index.producer[old]
         slot = next(i for i, t in enumerate(source.outputs) if t is new)
         # The node that computed `old` reads `new`; it must not end up reading its own output.

@@ -18,7 +18,7 @@ from graphopt.graph.index import Index, body_label
 from graphopt.graph.journal import Change, Journal, Refusal, SiteKey
 from graphopt.graph.mentions import mentioned_names
 from graphopt.graph.order import sort_body
-from graphopt.graph.shapes import Facts
+from graphopt.graph.facts import Facts, Saved
 from graphopt.ir import Body, Constant, Node, Tensor, Variable
 from graphopt.model import Model
 
@@ -30,11 +30,12 @@ RANK_STEP = 2.0**-20
 class Site:
     """One rewrite in progress."""
 
-    __slots__ = ("added", "freed", "key", "op", "refused", "removed", "touched", "undo", "why")
+    __slots__ = ("added", "freed", "key", "learned", "op", "refused", "removed", "touched", "undo", "why")
 
     def __init__(self, key: SiteKey, op: str, why: str, touched: int) -> None:
         self.key, self.op, self.why, self.touched = key, op, why, touched
         self.undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.learned: list[tuple[Tensor, Saved]] = []
         self.freed: list[Tensor] = []
         self.added: dict[Node, None] = {}
         self.removed: list[str] = []
@@ -226,6 +227,8 @@ class GraphState:
         while undo:
             function, arguments = undo.pop()
             function(*arguments)
+        while site.learned:
+            self.facts.restore(*site.learned.pop())
         # Nothing happened, so nothing is worth another look.
         del self.touched[site.touched :]
         self._settled = min(self._settled, site.touched)
@@ -257,6 +260,14 @@ class GraphState:
     def _free(self, tensor: Tensor) -> None:
         if self.site is not None:
             self.site.freed.append(tensor)
+
+    def merge_facts(self, a: Tensor, b: Tensor) -> None:
+        """State that `a` and `b` are the same value; undone with the site, which may be wrong about it."""
+        facts = self.facts
+        if self.site is not None:
+            # Kept apart from the edits: a site that only learned something has changed nothing.
+            self.site.learned.extend((t, facts.save(t)) for t in (a, b))
+        facts.merge(a, b)
 
     # -- primitive edits -----------------------------------------------------------------------------
 

@@ -368,3 +368,15 @@ def test_a_domain_that_a_function_imports_is_imported_by_the_model() -> None:
     proto = state.finish().to_proto()
     assert "com.microsoft" in {o.domain for o in proto.opset_import}
     assert {o.domain for o in proto.functions[0].opset_import} == {"", "com.microsoft"}
+
+
+def test_facts_that_a_refused_site_stated_are_forgotten() -> None:
+    state = open_state(CHAIN)
+    graph = main(state)
+    relu, add = node(graph, "Relu"), node(graph, "Add")
+    before = graph.shape(relu.outputs[0]), graph.shape(add.outputs[0])
+    with graph.site(add, "try"):
+        graph.bypass(add.outputs[0], graph.new_constant("k", np.zeros((7, 4), np.float32)))
+        assert graph.shape(add.outputs[0]) == (7, 4)
+        raise RefusedRewrite("no")
+    assert (graph.shape(relu.outputs[0]), graph.shape(add.outputs[0])) == before
