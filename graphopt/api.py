@@ -170,9 +170,7 @@ def run(
         verdict=outcome.verdict,  # type: ignore[arg-type]
         verdict_reason=outcome.why,
         passes=(
-            *summary.pass_reports(
-                outcome.run.order, outcome.run.journal, outcome.run.timing, outcome
-            ),
+            *summary.pass_reports(outcome.run.order, outcome.run.journal, outcome.run.timing, outcome),
             *summary.left_out(flatten(steps), outcome),
         ),
         before=before,

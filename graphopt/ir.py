@@ -112,9 +112,7 @@ class Variable(gs.Variable):  # type: ignore[misc]
     shape: Any
     type: str
 
-    def __init__(
-        self, name: str, dtype: Any = None, shape: Any = None, type: str = "tensor_type"
-    ) -> None:
+    def __init__(self, name: str, dtype: Any = None, shape: Any = None, type: str = "tensor_type") -> None:
         self.__dict__.update(
             name=name,
             inputs=SynchronizedList(self, "outputs", ()),
@@ -148,9 +146,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
     __hash__ = object.__hash__
     name: str
 
-    def __init__(
-        self, name: str, values: np.ndarray[Any, Any] | LazyValues, made_by: str = ""
-    ) -> None:
+    def __init__(self, name: str, values: np.ndarray[Any, Any] | LazyValues, made_by: str = "") -> None:
         self.__dict__.update(
             name=name,
             inputs=SynchronizedList(self, "outputs", ()),

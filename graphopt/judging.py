@@ -33,12 +33,12 @@ class ProverJudge:
         self,
         reference: Model,
         data: Any = None,
-        options: Options = Options(),
+        options: Options | None = None,
         budget: Budget | None = None,
         probes: Sequence[ProbeSet] | None = None,
     ) -> None:
-        self.options, self.budget = options, budget
-        self.reference = Reference(reference, data, options, probes)
+        self.options, self.budget = options or Options(), budget
+        self.reference = Reference(reference, data, self.options, probes)
         self._prover = Prover(self.reference)
 
     def judge(self, candidate: Model, numerics: Numerics) -> Judgement:

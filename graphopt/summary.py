@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from graphopt.graph.journal import Journal
 from graphopt.pipeline.base import Pass
@@ -12,7 +13,7 @@ from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
 from graphopt.pipeline.spec import format_value
 from graphopt.pipeline.transaction import Guilt, Outcome
-from graphopt.report.document import Culprit, FileInfo, OutputRow, PassReport, Refusal
+from graphopt.report.document import Culprit, FileInfo, NumericsName, OutputRow, PassReport, Refusal
 from graphopt.validation.proof import Proof
 
 PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -55,7 +56,7 @@ def pass_reports(
             PassReport(
                 name=item.name,
                 options={key: format_value(value) for key, value in options_of(item).items()},
-                numerics=item.numerics.name,
+                numerics=cast(NumericsName, item.numerics.value),
                 rewrites=len(changes),
                 refusals=tuple(refusals.values()),
                 nodes_removed=sum(len(c.removed) for c in changes),
@@ -76,7 +77,7 @@ def left_out(steps: Sequence[Pass], outcome: Outcome) -> tuple[PassReport, ...]:
             rows.append(
                 PassReport(
                     name=item.name,
-                    numerics=item.numerics.name,
+                    numerics=cast(NumericsName, item.numerics.value),
                     rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
                     skipped="rolled back",
                 )
@@ -109,7 +110,7 @@ def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | No
                 name=v.name,
                 dtype=v.dtype,
                 shape=declared.get(v.name),
-                numerics=v.level,  # type: ignore[arg-type]
+                numerics=cast(NumericsName, v.level),
                 max_abs=m.max_abs if m else None,
                 max_rel=m.max_rel if m else None,
                 cosine=m.cosine if m else None,

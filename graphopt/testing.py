@@ -282,8 +282,10 @@ def canonical(model: onnx.ModelProto) -> str:
                 attrs.append(f"{key}={value}" if not hasattr(value, "nodes") else f"{key}=<body>")
             outs = ", ".join(spell(t) for t in node.outputs)
             ins = ", ".join(spell(t) for t in node.inputs)
-            lines.append(f"{indent}{outs} = {node.domain}{'.' if node.domain else ''}{node.op}"
-                         f"<{', '.join(attrs)}>({ins})")
+            lines.append(
+                f"{indent}{outs} = {node.domain}{'.' if node.domain else ''}{node.op}"
+                f"<{', '.join(attrs)}>({ins})"
+            )
             for inner in node.bodies():
                 lines.append(f"{indent}  body({', '.join(spell(t) for t in inner.inputs)}):")
                 write(inner, indent + "    ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import onnx
@@ -16,7 +16,7 @@ RANDOM_OPS = frozenset(
 COMMUTATIVE_OPS = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "Mean"})
 
 
-@lru_cache(maxsize=None)
+@cache
 def schema(op: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
     """The schema of `op` that is in force at `opset` of `domain`; None when ONNX has none."""
     try:
@@ -25,7 +25,7 @@ def schema(op: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def defaults(op: str, domain: str, opset: int) -> dict[str, Any]:
     """Default values of the attributes of `op`, by name, where the schema has one."""
     found = schema(op, domain, opset)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from graphopt.errors import RefusedRewrite
+from graphopt.graph.facts import Facts, Saved
 from graphopt.graph.index import Index, body_label
 from graphopt.graph.journal import Change, Journal, Refusal, SiteKey
 from graphopt.graph.mentions import mentioned_names
 from graphopt.graph.order import sort_body
-from graphopt.graph.facts import Facts, Saved
 from graphopt.ir import Body, Constant, Node, Tensor, Variable
 from graphopt.model import Model
 
@@ -276,7 +276,7 @@ class GraphState:
         for imports in (self.opsets(body), self.model.opset_imports):
             if domain not in imports:
                 imports[domain] = version
-                self._log(imports.pop, domain)
+                self._log(imports.__delitem__, domain)
 
     def add_node(self, body: Body, node: Node) -> None:
         """Put `node`, whose outputs are new, into `body`."""

@@ -28,7 +28,6 @@ def verify_model(state: GraphState) -> None:
     Raises:
         PassError: naming the running pass, the node and the tensor.
     """
-    index = state.index
     for body in state.live_bodies():
         nodes = state.ordered(body)
         defined: set[str] = set()

@@ -1,0 +1,1 @@
+"""Declarative patterns over the graph."""

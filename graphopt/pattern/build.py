@@ -148,9 +148,7 @@ class PatternBuilder:
         if commutative is None:
             commutative = len(inputs) == 2 and not domain and all(o in COMMUTATIVE_OPS for o in ops)
         constraints = {k: v if isinstance(v, AttrPattern) else AttrPattern(v) for k, v in attrs.items()}
-        return OpPattern(
-            ops, inputs, domain, name, constraints, output, outputs, exact, commutative, shared
-        )
+        return OpPattern(ops, inputs, domain, name, constraints, output, outputs, exact, commutative, shared)
 
     def either(self, *options: Pattern, name: str | None = None) -> EitherPattern:
         """The first of `options` that matches."""

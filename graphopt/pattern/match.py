@@ -144,11 +144,8 @@ def _match_op(
         if isinstance(value, list):
             value = tuple(value)
         target = tuple(wanted.value) if isinstance(wanted.value, list) else wanted.value
-        if wanted.check is not None:
-            accepted = wanted.check(value)
-        else:
-            accepted = target is None or value == target
-        if not accepted:
+        accepts = wanted.check or (lambda v, target=target: target is None or v == target)
+        if not accepts(value):
             miss(f"{name} is {value}")
             return
         if wanted.name is not None:

@@ -158,12 +158,8 @@ class NodePass(Pass):
             fresh = [n for n in level if n not in seen]
             seen.update(dict.fromkeys(fresh))
             if step < self.reach:
-                level = [
-                    reader for n in fresh for t in n.outputs if t.name for reader in readers.get(t, ())
-                ]
-        return [
-            n for n in seen if home.get(n) is graph.body and (not self.ops or graph.is_op(n, *self.ops))
-        ]
+                level = [reader for n in fresh for t in n.outputs if t.name for reader in readers.get(t, ())]
+        return [n for n in seen if home.get(n) is graph.body and (not self.ops or graph.is_op(n, *self.ops))]
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Visit candidates until nothing changes."""

@@ -182,9 +182,7 @@ def _cut(
     own_sparse = {t.values.name: t for t in graph.sparse_initializer}
     overridable = {v.name for v in graph.input}
     entering = sorted(
-        name
-        for name in read - made
-        if (name not in own and name not in own_sparse) or name in overridable
+        name for name in read - made if (name not in own and name not in own_sparse) or name in overridable
     )
     chosen = {id(node) for node in nodes}
     read_outside = {name for node in graph.node if id(node) not in chosen for name in _reads(node)}
@@ -224,5 +222,3 @@ def _still_wrong(
     order = list(Numerics)
     allowance = max((declared[c.key.pass_name] for c in done.journal.changes), key=order.index)
     return make_judge(Model.load(proto), feeds).judge(done.model, allowance).verdict == "failed"
-
-

@@ -166,7 +166,11 @@ class Transaction:
     # -- runs ----------------------------------------------------------------------------------------
 
     def _execute(
-        self, skip: frozenset[SiteKey], dropped: Collection[str], limit: int | None = None, quiet: bool = False
+        self,
+        skip: frozenset[SiteKey],
+        dropped: Collection[str],
+        limit: int | None = None,
+        quiet: bool = False,
     ) -> Execution:
         instruments: list[Instrument] = [] if quiet else list(self.instruments)
         if self.each and not quiet and self.judge is not None:
@@ -180,9 +184,7 @@ class Transaction:
         found = (self._numerics.get(c.key.pass_name, Numerics.CLOSE) for c in changes)
         return max(found, key=order.index, default=Numerics.EXACT)
 
-    def _judge_run(
-        self, done: Execution, skip: frozenset[SiteKey], dropped: Collection[str]
-    ) -> Judgement:
+    def _judge_run(self, done: Execution, skip: frozenset[SiteKey], dropped: Collection[str]) -> Judgement:
         """The final model against the original; around LOSSY passes, segment by segment."""
         assert self.judge is not None
         changes = done.journal.changes

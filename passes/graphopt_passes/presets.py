@@ -25,9 +25,7 @@ _FUSE = (
     "fuse-matmul-add,fold-transpose-gemm,normalize-gemm"
 )
 
-_FINISH = (
-    "dedup-initializers,prune-outputs,dead-nodes,prune-initializers,prune-functions,prune-opset-imports"
-)
+_FINISH = "dedup-initializers,prune-outputs,dead-nodes,prune-initializers,prune-functions,prune-opset-imports"
 
 CLEANUP = f"{_START},fixpoint({_SIMPLIFY}),{_FINISH}"
 FUSION = f"fixpoint({_FUSE})"

@@ -5,10 +5,8 @@ Once after the default pipeline, and once after every single pass alone.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from node_suite import Case, baseline, cases
 
 from graphopt.model import Model
 from graphopt.pipeline.manager import Settings, execute
@@ -16,9 +14,6 @@ from graphopt.pipeline.registry import Step, installed
 from graphopt.pipeline.targets import get_target
 from graphopt.runtime.evaluate import evaluate
 from graphopt.testing import assert_same_interface
-
-sys.path.insert(0, str(Path(__file__).parent))
-from suite import Case, baseline, cases
 
 NAMES = sorted(cases())
 CHUNK = 100

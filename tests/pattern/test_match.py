@@ -44,7 +44,9 @@ def test_a_variable_used_twice_is_the_same_tensor() -> None:
 
 def test_backtracking_over_nested_commutative_operands() -> None:
     pattern = P.op("Add", P.op("Mul", P.var("a"), P.var("b")), P.op("Mul", P.var("b"), P.var("c")))
-    text = "g (float[2] p, float[2] q, float[2] r) => (float[2] y) { m = Mul(q, p) n = Mul(p, r) y = Add(n, m) }"
+    text = (
+        "g (float[2] p, float[2] q, float[2] r) => (float[2] y) { m = Mul(q, p) n = Mul(p, r) y = Add(n, m) }"
+    )
     match, _ = at(pattern, text)
     assert match is not None
     assert match["b"].name == "p"
@@ -122,7 +124,9 @@ def test_scalars_have_one_element_of_the_value() -> None:
 
 
 def test_a_custom_domain_is_not_the_standard_operator() -> None:
-    assert at(P.op("Sigmoid", P.var("x")), "g (float[2] x) => (float[2] y) { y = custom.Sigmoid(x) }")[0] is None
+    assert (
+        at(P.op("Sigmoid", P.var("x")), "g (float[2] x) => (float[2] y) { y = custom.Sigmoid(x) }")[0] is None
+    )
 
 
 def test_either_takes_the_first_alternative_that_fits() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import wrong_passes as wrong
 
 import graphopt
 from graphopt.pipeline.base import Pass
@@ -27,9 +28,6 @@ from graphopt_passes.fusion.fold_gemm_bn import FoldGemmBatchNorm
 
 ROOT = Path(__file__).parents[2]
 CNN = ROOT / "models" / "digits_cnn.onnx"
-sys.path.insert(0, str(Path(__file__).parent))
-import wrong_passes as wrong
-
 # One BatchNormalization of the nine in the model.
 ONE = "residual.1/first"
 
@@ -74,7 +72,7 @@ def reproduce(folder: str, command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=120,
-        env={"PYTHONPATH": ":".join(map(str, (ROOT, ROOT / "passes", Path(__file__).parent)))},
+        env={"PYTHONPATH": ":".join(map(str, (ROOT, ROOT / "passes", ROOT / "tests" / "support")))},
     )
 
 

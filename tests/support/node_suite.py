@@ -64,8 +64,11 @@ def differs(want: Any, got: Any, rtol: float, atol: float) -> str:
         return f"{b.dtype}{b.shape}, not {a.dtype}{a.shape}"
     if a.dtype.kind in "OUS":
         return "" if (a == b).all() else "text differs"
-    wide = (a.astype(np.complex128), b.astype(np.complex128)) if a.dtype.kind == "c" else (
-        a.astype(np.float64), b.astype(np.float64))
+    wide = (
+        (a.astype(np.complex128), b.astype(np.complex128))
+        if a.dtype.kind == "c"
+        else (a.astype(np.float64), b.astype(np.float64))
+    )
     if np.allclose(*wide, rtol=rtol, atol=atol, equal_nan=True):
         return ""
     return f"off by {np.nanmax(np.abs(wide[0] - wide[1]))}"
