@@ -56,7 +56,7 @@ def pass_reports(
             PassReport(
                 name=item.name,
                 options={key: format_value(value) for key, value in options_of(item).items()},
-                numerics=cast(NumericsName, item.numerics.value),
+                numerics=item.numerics.value,
                 rewrites=len(changes),
                 refusals=tuple(refusals.values()),
                 nodes_removed=sum(len(c.removed) for c in changes),
@@ -77,7 +77,7 @@ def left_out(steps: Sequence[Pass], outcome: Outcome) -> tuple[PassReport, ...]:
             rows.append(
                 PassReport(
                     name=item.name,
-                    numerics=cast(NumericsName, item.numerics.value),
+                    numerics=item.numerics.value,
                     rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
                     skipped="rolled back",
                 )

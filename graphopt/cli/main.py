@@ -27,8 +27,8 @@ _VERBS = (run, passes, inspect, validate, diff, completion)
 _EPILOG = """\
 examples:
   graphopt run model.onnx --passes                  the default pipeline
-  graphopt run model.onnx --passes fold-constants,fuse-conv-bn -o out.onnx
-  graphopt passes fuse-conv-bn                      what one pass does
+  graphopt run model.onnx --passes fold-constants,fold-conv-bn -o out.onnx
+  graphopt passes fold-conv-bn                      what one pass does
   graphopt validate model.onnx out.onnx             do two models compute the same?
 
 exit codes: 0 done, 1 a check failed and nothing was written, 2 usage or bad input,

@@ -99,13 +99,14 @@ def _default_reason(report: RunReport) -> str:
         "proven": "the result computes the same as the input",
         "unproven": "no runtime here can tell whether the result is right",
         "not verified": "the result was not compared with the input (--verify off)",
-        "rolled back": f"{plural(len(report.culprits), 'rewrite')} made the result wrong and is not in it",
+        "rolled back": f"{plural(len(report.culprits), 'rewrite')} made the result wrong and"
+        f" {'is' if len(report.culprits) == 1 else 'are'} not in it",
         "failed": "the result is wrong; nothing was written",
     }[report.verdict]
 
 
 def _culprit(culprit: Culprit, console: Console) -> None:
-    place = f" at {clean(culprit.site)}" if culprit.site else ""
+    place = f" at {clean(culprit.site)}" if culprit.site else "the whole pass"
     together = f" (together with {', '.join(culprit.with_passes)})" if culprit.with_passes else ""
     line(console, f"culprit {culprit.pass_name}", f"{place.strip()}{together}".strip(), "bold red")
     for text in (
