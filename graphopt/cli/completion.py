@@ -40,6 +40,6 @@ def execute(args: argparse.Namespace) -> int:
 
     from graphopt.cli.main import build_parser
 
-    script = shtab.complete(build_parser(), shell=args.shell, preamble=_PREAMBLE)
+    script = shtab.complete(build_parser(), shell=args.shell, preamble=_PREAMBLE.get(args.shell, ""))
     sys.stdout.write(script + "\n")
     return 0

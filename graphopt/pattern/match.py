@@ -144,8 +144,8 @@ def _match_op(
         if isinstance(value, list):
             value = tuple(value)
         target = tuple(wanted.value) if isinstance(wanted.value, list) else wanted.value
-        accepts = wanted.check or (lambda v, target=target: target is None or v == target)
-        if not accepts(value):
+        accepted = wanted.check(value) if wanted.check else target is None or value == target
+        if not accepted:
             miss(f"{name} is {value}")
             return
         if wanted.name is not None:
