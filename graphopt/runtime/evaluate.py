@@ -18,7 +18,6 @@ from graphopt.io.exporter import export_model
 from graphopt.io.placement import Placement
 from graphopt.io.sources import Sources
 from graphopt.ir import Node, Tensor
-from graphopt.model import Model
 from graphopt.runtime.session import RuntimeFailure, open_session
 from graphopt.runtime.values import Array, Value, elem_type_of_array
 
@@ -28,26 +27,6 @@ _IR_VERSION = 10
 # So many nodes of one type that have no kernel, and the others of that type are not tried any more.
 _HOPELESS = 3
 _DIVISIONS = ("Div", "Mod")
-
-
-class Evaluation:
-    """The evaluator that passes are given: `evaluate` with the model's functions and opset imports.
-
-    Args:
-        model: the model that the nodes are of.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._functions = tuple(model.graph.functions)
-        self._opsets = dict(model.opset_imports)
-
-    def __call__(
-        self, nodes: Sequence[Node], feeds: Mapping[Tensor, Array], opsets: Mapping[str, int]
-    ) -> Results:
-        """See `evaluate`; domains that `opsets` lacks are imported as the model does."""
-        calls = {(f.domain, f.name) for f in self._functions}
-        needed = self._functions if any((n.domain, n.op) in calls for n in nodes) else ()
-        return evaluate(nodes, feeds, self._opsets | dict(opsets), needed)
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from onnx import parser
 from graphopt.ir import Constant, Node, Tensor
 from graphopt.model import Model
 from graphopt.runtime import evaluate as module
-from graphopt.runtime.evaluate import Evaluation, evaluate
+from graphopt.runtime.evaluate import evaluate
 
 OPSETS = {"": 17}
 
@@ -109,22 +109,6 @@ def test_an_unknown_op_has_a_reason_and_is_not_tried_for_ever(monkeypatch: pytes
     assert [t.name for t in values] == ["z"]
     assert len(reasons) == 40
     assert len(opened) < 30
-
-
-def test_functions_and_bodies_with_captures() -> None:
-    m = parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17, "f": 1]>'
-        "g(float[2] x, bool c) => (float[2] y) { h = f.twice(x) y = If (c) <"
-        "then_branch = t() => (float[2] a) { a = Add(h, x) },"
-        "else_branch = e() => (float[2] b) { b = Neg(h) }> }"
-        '<domain: "f", opset_import: ["": 17]> twice(a) => (b) { b = Add(a, a) }'
-    )
-    model = Model.load(m)
-    x, c = model.graph.inputs
-    feeds = {x: np.array([1, 2], np.float32), c: np.array(True)}
-    values, reasons = Evaluation(model)(list(model.graph.nodes), feeds, {"": 17})
-    assert reasons == {}
-    assert values[model.graph.outputs[0]].tolist() == [3.0, 6.0]
 
 
 def test_sequences_pass_between_stages_but_are_not_returned() -> None:
