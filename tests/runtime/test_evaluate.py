@@ -152,3 +152,19 @@ def test_constants_of_the_model_are_no_feeds_by_themselves() -> None:
     values, reasons = evaluate(list(model.graph.nodes), {w: w.values}, OPSETS)
     assert reasons == {}
     assert values[model.graph.outputs[0]].tolist() == [2.0, 2.0]
+
+
+def test_functions_and_bodies_with_captures() -> None:
+    m = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "f": 1]>'
+        "g(float[2] x, bool c) => (float[2] y) { h = f.twice(x) y = If (c) <"
+        "then_branch = t() => (float[2] a) { a = Add(h, x) },"
+        "else_branch = e() => (float[2] b) { b = Neg(h) }> }"
+        '<domain: "f", opset_import: ["": 17]> twice(a) => (b) { b = Add(a, a) }'
+    )
+    model = Model.load(m)
+    x, c = model.graph.inputs
+    feeds = {x: np.array([1, 2], np.float32), c: np.array(True)}
+    values, reasons = evaluate(model.graph.nodes, feeds, model.opset_imports, model.graph.functions)
+    assert reasons == {}
+    assert values[model.graph.outputs[0]].tolist() == [3.0, 6.0]
