@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,10 +110,11 @@ def _culprit(culprit: Culprit, console: Console) -> None:
     place = f" at {clean(culprit.site)}" if culprit.site else "the whole pass"
     together = f" (together with {', '.join(culprit.with_passes)})" if culprit.with_passes else ""
     line(console, f"culprit {culprit.pass_name}", f"{place.strip()}{together}".strip(), "bold red")
+    inside = f"cd {shlex.quote(culprit.reproducer)} && " if culprit.reproducer else ""
     for text in (
         clean(culprit.why),
         f"reproducer: {culprit.reproducer}" if culprit.reproducer else "",
-        f"see it again: {culprit.command}" if culprit.command else "",
+        f"see it again: {inside}{culprit.command}" if culprit.command else "",
     ):
         if text:  # unwrapped: paths and commands are there to be copied
             console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)

@@ -145,7 +145,7 @@ class Culprit:
         site: the node its rewrite started from, "" when the whole pass was rolled back.
         why: what went wrong, with figures.
         reproducer: folder with the smallest model that shows it, "" if none was written.
-        command: what to type to see it again.
+        command: what to type, in that folder, to see it again.
         with_passes: the other passes without which it does not happen.
         trace: the traceback, if the pass raised.
     """

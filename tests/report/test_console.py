@@ -95,7 +95,7 @@ def test_culprits_come_right_after_the_verdict() -> None:
     assert text[1] == "culprit bad-bn: at /conv1/BatchNormalization (together with cse)"
     assert text[2] == "logits moved by 0.3, 2.5e-05 was allowed"
     assert text[3] == "reproducer: repro"
-    assert text[4] == "see it again: graphopt run m"
+    assert text[4] == "see it again: cd repro && graphopt run m"
 
 
 @pytest.mark.parametrize("verdict", ["proven", "unproven", "rolled back", "failed", "not verified"])
