@@ -14,7 +14,9 @@ from graphopt_passes.cleanup.operands import absorbable, normalized, operand
 class MergeUnsqueezes(NodePass):
     """Unsqueeze(Unsqueeze(x, a), b) = Unsqueeze(x, b + a), a counted in the final shape.
 
-    Refuses when the inner one has other readers, when axes are not constant, or are counted from the back
+    Several Unsqueezes may read the inner one, which goes with the last of them.
+
+    Refuses when the inner one has readers of another kind, when axes are not constant, or are counted from the back
     and the rank is unknown.
     """
 
@@ -24,7 +26,12 @@ class MergeUnsqueezes(NodePass):
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Make one Unsqueeze of both."""
-        inner = absorbable(graph, graph.input(node, 0), "Unsqueeze")
+
+        def follows(reader: Node) -> bool:
+            # Only a reader that is merged as well lets the inner one go in the end.
+            return graph.is_live(reader) and graph.is_op(reader, "Unsqueeze") and not graph.keeps(reader)
+
+        inner = absorbable(graph, graph.input(node, 0), "Unsqueeze", readers=follows)
         source = None if inner is None else graph.input(inner, 0)
         if inner is None or source is None:
             return

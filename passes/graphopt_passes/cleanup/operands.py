@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -65,8 +66,16 @@ def label(node: Node) -> str:
     return f"{node.op} {node.name or next((t.name for t in node.outputs if t.name), '')}".rstrip()
 
 
-def absorbable(graph: GraphView, tensor: Tensor | None, *ops: str) -> Node | None:
+def absorbable(
+    graph: GraphView, tensor: Tensor | None, *ops: str, readers: Callable[[Node], bool] | None = None
+) -> Node | None:
     """The node of this body, one of `ops`, that computes `tensor` for a single reader.
+
+    Args:
+        graph: the body.
+        tensor: what it computes.
+        ops: accepted operator types.
+        readers: several readers will do if each of them satisfies this.
 
     Returns:
         The node, None when `tensor` is computed by something else, or in another body.
@@ -79,7 +88,7 @@ def absorbable(graph: GraphView, tensor: Tensor | None, *ops: str) -> Node | Non
         return None
     if graph.is_output(tensor):
         raise RefusedRewrite(f"the {node.op} output {tensor.name} is a graph output")
-    if graph.sole_consumer(tensor) is None:
+    if graph.sole_consumer(tensor) is None and not (readers and all(map(readers, graph.consumers(tensor)))):
         raise RefusedRewrite(f"the {node.op} output {tensor.name} has another reader")
     if graph.keeps(node):
         raise RefusedRewrite(f"{label(node)} is kept")

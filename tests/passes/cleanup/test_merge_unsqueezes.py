@@ -50,6 +50,17 @@ def test_another_reader() -> None:
     )
 
 
+def test_several_unsqueezes_of_one() -> None:
+    assert_rewrites(
+        MergeUnsqueezes(),
+        f"""{HEAD} g (float[N] x) => (float[1, 1, N] y, float[1, N, 1] z)
+            <int64[1] a = {{0}}, int64[1] b = {{2}}> {{
+            p = Unsqueeze(x, a)  y = Unsqueeze(p, a)  z = Unsqueeze(p, b)
+        }}""",
+        ops={"Unsqueeze": 2},
+    )
+
+
 def test_axes_that_are_computed() -> None:
     assert_refuses(
         MergeUnsqueezes(),
