@@ -16,8 +16,8 @@ class MergeUnsqueezes(NodePass):
 
     Several Unsqueezes may read the inner one, which goes with the last of them.
 
-    Refuses when the inner one has readers of another kind, when axes are not constant, or are counted from the back
-    and the rank is unknown.
+    Refuses when the inner one has readers of another kind, when axes are not constant, or are counted from
+    the back and the rank is unknown.
     """
 
     name: ClassVar[str] = "merge-unsqueezes"
