@@ -25,7 +25,8 @@ def content_groups(constants: Iterable[Constant], graph: GraphView) -> Iterator[
     so that weights which differ are hardly read. 0.0 and -0.0 differ, and so do NaNs of other bits.
     """
     for alike in _split(constants, shallow_key):
-        for sampled in _split(alike, lambda c: _sample(graph.content(c))):
+        large = alike[0].nbytes > 2 * _SAMPLE
+        for sampled in _split(alike, lambda c: _sample(graph.content(c))) if large else [alike]:
             yield from _split(sampled, lambda c: _digest(graph.content(c)))
 
 
