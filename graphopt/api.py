@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt import summary
+from graphopt import collector, summary
 from graphopt.errors import UserError
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
@@ -71,6 +71,7 @@ def load(source: Source, *, trust_external_paths: bool = False) -> Model:
     return Model.load(source, trust_external_paths=trust_external_paths)
 
 
+@collector.relaxed()
 def run(
     source: Source,
     passes: Passes = None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import onnx
 
+from graphopt import collector
 from graphopt.graph.dims import Dim, fresh_dim, symbol
 from graphopt.graph.facts import Facts, Shape, SymValue
 from graphopt.graph.schema_shapes import SchemaHints, body_step
@@ -44,7 +43,7 @@ def infer(model: HasGraph, *, strict: bool = False) -> Facts:
     Args:
         strict: let the exceptions of rules through; for tests.
     """
-    with _no_collection():
+    with collector.paused():
         functions = list(model.graph.functions)
         facts = Facts(((f.domain, f.name, f.overload) for f in functions), strict=strict)
         run = _Inference(facts, SchemaHints(model.skeleton()))
@@ -56,18 +55,6 @@ def infer(model: HasGraph, *, strict: bool = False) -> Facts:
             run.body(function, opsets_of(function, model.opset_imports), ())
         facts.hints = {}
     return facts
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold the garbage collector: it would walk a large graph again and again and find nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def opsets_of(body: Body, of_model: Mapping[str, int]) -> Mapping[str, int]:

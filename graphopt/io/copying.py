@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
-from graphopt import ir
+from graphopt import collector, ir
 
 _Map = dict[ir.Tensor, ir.Tensor]
 
@@ -18,15 +17,10 @@ def copy_graph(main: ir.Graph) -> ir.Graph:
     Nodes, tensors and bodies are new; values (arrays or lazy ones) and `origin` messages, which nobody
     changes, are shared.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with collector.paused():
         functions: list[ir.Function] = []
         functions.extend(_function(function, functions) for function in main.functions)
         return _graph(main, {}, functions, dict(main.opset_imports))
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _graph(old: ir.Graph, outer: _Map, functions: list[ir.Function], imports: dict[str, int]) -> ir.Graph:

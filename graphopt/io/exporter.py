@@ -6,7 +6,6 @@ says is lost; what a pass changed or made is written anew.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphopt import ir
+from graphopt import collector, ir
 from graphopt.io import weights
 from graphopt.io.attributes import Kind, encode, schema_kind
 from graphopt.io.declarations import (
@@ -50,9 +49,7 @@ def export_model(
         sources: where loaded arrays are looked up, to find the file that holds their bytes.
         placement: where the data of large tensors goes.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with collector.paused():
         model = onnx.ModelProto()
         model.CopyFrom(origin)
         model.ir_version = ir_version
@@ -62,9 +59,6 @@ def export_model(
         for function in graph.functions:
             exporter.function(function, model.functions.add())
         return model
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Exporter:

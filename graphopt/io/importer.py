@@ -6,12 +6,11 @@ models, and resolves external data against the current directory.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import onnx
 
-from graphopt import ir
+from graphopt import collector, ir
 from graphopt.errors import ModelError
 from graphopt.io.attributes import decode
 from graphopt.io.dtypes import NP_DTYPES
@@ -56,13 +55,8 @@ def import_model(proto: onnx.ModelProto, reader: TensorReader) -> ir.Graph:
     Raises:
         ModelError: a name is defined twice, or a tensor is malformed.
     """
-    collecting = gc.isenabled()
-    gc.disable()  # hundreds of thousands of live objects: each full collection would walk them all
-    try:
+    with collector.paused():
         return _Importer(proto, reader).run()
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Importer:
