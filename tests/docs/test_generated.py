@@ -68,5 +68,6 @@ def test_check_fails_on_anything_that_is_not_current(generate: ModuleType, harm:
 
 
 def test_runs_as_a_script() -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--check"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, SCRIPT, "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
