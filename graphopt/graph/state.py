@@ -18,6 +18,7 @@ from graphopt.graph.facts import Facts, Saved
 from graphopt.graph.index import Index, body_label
 from graphopt.graph.journal import Change, Journal, Refusal, SiteKey
 from graphopt.graph.mentions import mentioned_names
+from graphopt.graph.nearby import Nearby
 from graphopt.graph.order import sort_body
 from graphopt.ir import Body, Constant, Node, Tensor, Variable
 from graphopt.model import Model
@@ -55,6 +56,7 @@ class GraphState:
         self.pass_name = ""
         self.site: Site | None = None
         self.touched: list[Node] = []  # nodes whose surroundings changed, in order
+        self.nearby = Nearby(self)
         self._settled = 0
         self._unsorted: set[Body] = set()
         self._labels: dict[Body, str] = {}

@@ -141,25 +141,26 @@ class NodePass(Pass):
 
     def candidates(self, graph: Rewriter, ctx: PassContext) -> list[Node]:
         """Nodes to visit: all at first, later those near a change since the last visit."""
-        state = graph._state
-        key = (self, graph.body)
+        kinds = [("", op) for op in self.ops] or None
+        return self._candidates(graph, ctx, kinds, self.reach)
+
+    def _candidates(
+        self, graph: Rewriter, ctx: PassContext, kinds: Iterable[tuple[str, str]] | None, reach: int
+    ) -> list[Node]:
+        """Nodes to visit of the operators `kinds` (domain, op); of all, and of calls, for None."""
+        state, body = graph._state, graph.body
+        calls = state.index.function_ops
+        key = (self, body)
         mark = ctx.marks.get(key)
         ctx.marks[key] = len(state.touched)
+        present = state.index.by_op[body]
+        wanted = present if kinds is None else [k for k in kinds if present.get(k) and k not in calls]
         if mark is None:
-            return graph.by_op(*self.ops) if self.ops else list(state.index.nodes[graph.body])
-        return self._near(state.touched[mark:], graph)
-
-    def _near(self, touched: Iterable[Node], graph: Rewriter) -> list[Node]:
-        """Nodes of interest at most `reach` steps downstream of `touched`."""
-        readers, home = graph._index.readers, graph._index.home
-        seen: dict[Node, None] = {}
-        level = [n for n in dict.fromkeys(touched) if n in home]
-        for step in range(self.reach + 1):
-            fresh = [n for n in level if n not in seen]
-            seen.update(dict.fromkeys(fresh))
-            if step < self.reach:
-                level = [reader for n in fresh for t in n.outputs if t.name for reader in readers.get(t, ())]
-        return [n for n in seen if home.get(n) is graph.body and (not self.ops or graph.is_op(n, *self.ops))]
+            return [n for kind in wanted for n in present[kind]]
+        if not wanted or mark == len(state.touched):
+            return []
+        near = state.nearby.since(mark, reach).get(body, {})
+        return [n for kind in wanted for n in near.get(kind, ())]
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Visit candidates until nothing changes."""
@@ -205,22 +206,9 @@ class PatternPass(NodePass):
 
     def candidates(self, graph: Rewriter, ctx: PassContext) -> list[Node]:
         """Nodes at which an alternative can start."""
-        state = graph._state
-        key = (self, graph.body)
-        mark = ctx.marks.get(key)
-        ctx.marks[key] = len(state.touched)
-        roots = dict.fromkeys((p.domain, op) for p in self.alternatives() for op in p.ops)
-        if mark is None:
-            return [n for domain, op in roots for n in graph.by_op(op, domain=domain)]
-        readers, home = state.index.readers, state.index.home
-        reach = max(depth(p) for p in self.alternatives())
-        seen: dict[Node, None] = {}
-        level = [n for n in dict.fromkeys(state.touched[mark:]) if n in home]
-        for _ in range(reach + 1):
-            fresh = [n for n in level if n not in seen]
-            seen.update(dict.fromkeys(fresh))
-            level = [r for n in fresh for t in n.outputs if t.name for r in readers.get(t, ())]
-        return [n for n in seen if home.get(n) is graph.body and (n.domain or "", n.op) in roots]
+        alternatives = self.alternatives()
+        roots = dict.fromkeys((p.domain, op) for p in alternatives for op in p.ops)
+        return self._candidates(graph, ctx, roots, max(depth(p) for p in alternatives))
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Match at `node` and rewrite."""
