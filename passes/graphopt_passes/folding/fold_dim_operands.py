@@ -28,9 +28,13 @@ _INT32_END = 2**31 - 1
 _INT32 = 6
 
 
-def _is_positive(dim: Dim) -> bool:
+def _at_least(dim: Dim, bound: int) -> bool:
     low = dim.lower if isinstance(dim, Sym) else dim
-    return low is not None and low >= 1
+    return low is not None and low >= bound
+
+
+def _is_positive(dim: Dim) -> bool:
+    return _at_least(dim, 1)
 
 
 def reshape_operand(
@@ -184,8 +188,7 @@ def _slice(node: Node, graph: Rewriter) -> None:
             from_end = _from_end(low, dim)
             begin[i] = low if from_end is None else from_end
         if isinstance(high, Sym):
-            over = high - dim
-            if step > 0 and (over.lower if isinstance(over, Sym) else over) in range(_END):
+            if step > 0 and _at_least(high - dim, 0):
                 stop[i] = largest
             else:
                 from_end = _from_end(high, dim)

@@ -186,6 +186,17 @@ def test_two_from_the_end_is_not_the_same_for_an_axis_of_one() -> None:
     assert_same_when_empty(before, done.proto, (2, 0), (2, 1), (2, 2), (2, 5))
 
 
+def test_bounds_that_nothing_is_known_about_stay() -> None:
+    before = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, S] x, int64[1] s, int64[1] e) => (float[A, B] y) <int64[1] one = {1}> {
+          t = Add(e, one)
+          y = Slice(x, s, t, one)
+        }
+    """
+    assert_refuses(FoldDimOperands(), before)
+
+
 def test_the_last_row() -> None:
     before = """
         <ir_version: 8, opset_import: ["" : 17]>
