@@ -102,6 +102,10 @@ class Model:
         """
         return self._scratch.stow(array, self._sources)
 
+    def release(self) -> None:
+        """Let go of weights in memory that are in files as well; they are read again on use."""
+        self._sources.release()
+
     def to_proto(self, *, weights: Literal["inline", "none"] = "inline") -> onnx.ModelProto:
         """The model as one message.
 

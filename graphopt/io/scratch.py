@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from graphopt.io.dtypes import PACKED_BITS, onnx_dtype
-from graphopt.io.sources import Region, Source, Sources, write_all
+from graphopt.io.sources import Region, Source, Sources, drop_pages, write_all
 from graphopt.io.weights import FileValues, to_raw
 
 #: Smaller arrays stay in memory.
@@ -52,6 +52,11 @@ class ScratchSource(Source):
             write_all(out, memoryview(chunk))
             place += len(chunk)
             length -= len(chunk)
+
+    def release(self) -> None:
+        """Let go of the mapping's pages; views stay valid and are read again on use."""
+        if self._map is not None:
+            drop_pages(self._map)
 
     def base(self) -> int | None:
         """Address of the first byte, once it is mapped."""

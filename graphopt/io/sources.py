@@ -23,6 +23,8 @@ from graphopt.errors import ModelError
 _CHUNK: Final = 1 << 24
 #: Mapped files keep a descriptor each; beyond this many, regions are read into memory instead.
 _MAX_MAPPED: Final = 256
+#: Bytes handed out by a mapping before its pages are let go of.
+_RESIDENT: Final = 1 << 26
 #: Flags that some platforms need: not inherited by child processes, no newline translation.
 OPEN_FLAGS: Final[int] = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 #: What copy_file_range and sendfile say when they cannot serve a pair of files.
@@ -69,6 +71,9 @@ class Source:
     def pin(self) -> None:
         """Keep the bytes reachable when the file at `path` is replaced or removed."""
 
+    def release(self) -> None:
+        """Let go of memory that only mirrors a file; views stay valid and are read again on use."""
+
 
 class BufferSource(Source):
     """Bytes in memory (a model that was handed over as a ModelProto)."""
@@ -107,6 +112,7 @@ class FileSource(Source):
         self._map: memoryview | None = None
         self._base: int | None = None
         self._fd: int | None = None
+        self._lent = 0
         try:
             self._identity = _identity(os.stat(path))
         except OSError as error:
@@ -134,6 +140,10 @@ class FileSource(Source):
         """The bytes [offset, offset + length), read-only."""
         mapped = self._mapping()
         if mapped is not None:
+            self._lent += length
+            if self._lent > _RESIDENT:
+                self.release()
+                self._lent = length
             return mapped[offset : offset + length]
         held = self._fd is not None
         data = bytearray()
@@ -215,6 +225,12 @@ class FileSource(Source):
         """Keep the bytes reachable when the file at `path` is replaced or removed."""
         self._open()
 
+    def release(self) -> None:
+        """Let go of the mapping's pages; views stay valid and are read again on use."""
+        self._lent = 0
+        if self._map is not None:
+            drop_pages(self._map)
+
     def close(self) -> None:
         """Give the descriptor back; a mapping, if there is one, stays."""
         if self._fd is not None:
@@ -254,6 +270,11 @@ class Sources:
         """How many files are mapped now."""
         return sum(source.is_mapped() for source in self._files.values())
 
+    def release(self) -> None:
+        """Let go of the pages of all mapped files; views stay valid and are read again on use."""
+        for source in self.all:
+            source.release()
+
     def locate(self, array: np.ndarray[Any, Any]) -> Region | None:
         """Where the bytes of `array` lie if it is a contiguous view of a source, else None."""
         if array.flags.writeable or not array.flags.c_contiguous or not array.nbytes:
@@ -268,6 +289,14 @@ class Sources:
         if address + array.nbytes > base + source.size:
             return None
         return Region(source, address - base, array.nbytes)
+
+
+def drop_pages(mapped: memoryview) -> None:
+    """Unmap the pages of a read-only file mapping until they are used again, where the platform can."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        file = mapped.obj
+        assert isinstance(file, mmap.mmap)
+        file.madvise(mmap.MADV_DONTNEED)
 
 
 def write_all(fd: int, data: memoryview) -> None:

@@ -165,6 +165,7 @@ class _Runner:
                 raise
             except Exception as e:
                 raise PassError(item.name, f"{type(e).__name__}: {e}") from e
+        state.model.release()
         for instrument in self.instruments:
             instrument.after_pass(item, state, len(journal.changes) - before)
         # A NodePass ends where it has nothing left to do; any other pass may find more on a second run.
