@@ -26,6 +26,10 @@ from onnx_graphsurgeon.util.misc import SynchronizedList
 
 AttributeRef = gs.Node.AttributeRef
 
+# Past onnx-graphsurgeon's __setattr__, which looks for links. Not through __dict__: the instance would get
+# a dict of its own, and that is a quarter of the memory of a large graph.
+put = object.__setattr__
+
 
 class Node(gs.Node):  # type: ignore[misc]
     """One operation. `inputs` may hold empty tensors: omitted optional inputs.
@@ -47,6 +51,12 @@ class Node(gs.Node):  # type: ignore[misc]
     attrs: dict[str, Any]
     inputs: list[Tensor]
     outputs: list[Tensor]
+    origin: onnx.NodeProto | None
+    attrs_changed: bool
+    made_by: str
+    overload: str
+    doc_string: str
+    metadata: dict[str, str]
 
     def __init__(
         self,
@@ -61,26 +71,18 @@ class Node(gs.Node):  # type: ignore[misc]
         ins, outs = SynchronizedList(self, "outputs", ()), SynchronizedList(self, "inputs", ())
         list.extend(ins, inputs)
         list.extend(outs, outputs)
-        self.__dict__.update(
-            op=op,
-            name=name,
-            domain=domain,
-            attrs={} if attrs is None else attrs,
-            inputs=ins,
-            outputs=outs,
-            origin=None,
-            attrs_changed=False,
-            made_by="",
-            overload="",
-            doc_string="",
-            metadata={},
-        )
-        self.origin: onnx.NodeProto | None
-        self.attrs_changed: bool
-        self.made_by: str
-        self.overload: str
-        self.doc_string: str
-        self.metadata: dict[str, str]
+        put(self, "op", op)
+        put(self, "name", name)
+        put(self, "domain", domain)
+        put(self, "attrs", {} if attrs is None else attrs)
+        put(self, "inputs", ins)
+        put(self, "outputs", outs)
+        put(self, "origin", None)
+        put(self, "attrs_changed", False)
+        put(self, "made_by", "")
+        put(self, "overload", "")
+        put(self, "doc_string", "")
+        put(self, "metadata", {})
         for t in inputs:
             list.append(t.outputs, self)
         for t in outputs:
@@ -111,18 +113,16 @@ class Variable(gs.Variable):  # type: ignore[misc]
     dtype: Any
     shape: Any
     type: str
+    info: onnx.ValueInfoProto | None
 
     def __init__(self, name: str, dtype: Any = None, shape: Any = None, type: str = "tensor_type") -> None:
-        self.__dict__.update(
-            name=name,
-            inputs=SynchronizedList(self, "outputs", ()),
-            outputs=SynchronizedList(self, "inputs", ()),
-            dtype=dtype,
-            shape=shape,
-            type=type,
-            info=None,
-        )
-        self.info: onnx.ValueInfoProto | None
+        put(self, "name", name)
+        put(self, "inputs", SynchronizedList(self, "outputs", ()))
+        put(self, "outputs", SynchronizedList(self, "inputs", ()))
+        put(self, "dtype", dtype)
+        put(self, "shape", shape)
+        put(self, "type", type)
+        put(self, "info", None)
 
     @staticmethod
     def empty() -> Variable:
@@ -145,22 +145,20 @@ class Constant(gs.Constant):  # type: ignore[misc]
     __eq__ = object.__eq__
     __hash__ = object.__hash__
     name: str
+    info: onnx.ValueInfoProto | None
+    origin: onnx.TensorProto | onnx.SparseTensorProto | None
+    made_by: str
 
     def __init__(self, name: str, values: np.ndarray[Any, Any] | LazyValues, made_by: str = "") -> None:
-        self.__dict__.update(
-            name=name,
-            inputs=SynchronizedList(self, "outputs", ()),
-            outputs=SynchronizedList(self, "inputs", ()),
-            _values=values,
-            data_location=None,
-            _export_dtype=None,
-            info=None,
-            origin=None,
-            made_by=made_by,
-        )
-        self.info: onnx.ValueInfoProto | None
-        self.origin: onnx.TensorProto | onnx.SparseTensorProto | None
-        self.made_by: str
+        put(self, "name", name)
+        put(self, "inputs", SynchronizedList(self, "outputs", ()))
+        put(self, "outputs", SynchronizedList(self, "inputs", ()))
+        put(self, "_values", values)
+        put(self, "data_location", None)
+        put(self, "_export_dtype", None)
+        put(self, "info", None)
+        put(self, "origin", None)
+        put(self, "made_by", made_by)
 
     @property
     def nbytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,13 +21,18 @@ Data: TypeAlias = str | Path | Feeds | Iterable[Feeds]
 _MOST_SETS = 16
 
 
-def load_data(data: Data, names: list[str]) -> list[ProbeSet]:
+def load_data(data: Data, names: list[str], optional: Iterable[str] = ()) -> list[ProbeSet]:
     """Read feeds.
+
+    Files often hold more than the inputs, labels for example. Once every input is there, arrays of other
+    names are left out; before that, a name that is no input is more likely a misspelt one, and stays for
+    the caller to complain about.
 
     Args:
         data: an .npz file whose keys are input names; a folder of such files, of one .npy file per input,
             or of `input_0.pb` ... as the ONNX test suite has them; feeds, or several of them.
         names: the model's inputs, in order (for data that has no names).
+        optional: further names that may be fed: overridable initializers.
 
     Raises:
         UserError: there is nothing, or it cannot be read.
@@ -45,7 +51,14 @@ def load_data(data: Data, names: list[str]) -> list[ProbeSet]:
             where=str(path),
             fix="expected .npz files, one .npy per input, or input_*.pb files",
         )
-    return sets[:_MOST_SETS]
+    known = {*names, *optional}
+    return [_inputs_only(s, names, known) for s in sets[:_MOST_SETS]]
+
+
+def _inputs_only(given: ProbeSet, names: list[str], known: set[str]) -> ProbeSet:
+    if not all(name in given.feeds for name in names):
+        return given
+    return replace(given, feeds={name: value for name, value in given.feeds.items() if name in known})
 
 
 def _file(path: Path, names: list[str]) -> ProbeSet:

@@ -144,9 +144,12 @@ class Reference:
         self.outputs: list[dict[str, Value]] = []
         self._pointed: list[dict[str, Pointed]] = []
         self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
-        given = load_data(data, [v.name for v in self.structure.inputs]) if data is not None else probes or ()
+        given = self._given(data) if data is not None else probes or ()
         if not self.reason:
             self._run(maker, given)
+
+    def _given(self, data: Data) -> list[ProbeSet]:
+        return load_data(data, [v.name for v in self.structure.inputs], self.structure.overridable)
 
     def _run(self, maker: Synthesizer, given: Sequence[ProbeSet]) -> None:
         indices = index_outputs(self.structure)

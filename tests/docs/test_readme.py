@@ -65,7 +65,9 @@ def test_examples(blocks: Blocks, shell: Any) -> None:
         assert printed.splitlines()[0] == shown[0]
         for line in shown:
             if line.startswith(("culprit ", "  nodes ")):
-                assert line.split() in [p.split() for p in printed.splitlines()], f"not printed: {line}"
+                assert line.split() in [p.split() for p in printed.splitlines()], (
+                    f"not printed: {line}; run: python docs/refresh_readme.py"
+                )
     assert ran >= 5
 
 

@@ -140,3 +140,13 @@ def test_data_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no inputs found"):
         load_data(tmp_path / "empty", [])
+
+
+def test_files_may_hold_more_than_the_inputs(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, x=X, label=X[0], w=X)
+    (sets,) = load_data(file, ["x"], ["w"])
+    assert list(sets.feeds) == ["x", "w"]
+    # An input is missing, so `label` may be a misspelt name: it stays, and is complained about later.
+    (sets,) = load_data(file, ["x", "z"])
+    assert "label" in sets.feeds
