@@ -35,16 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
+    from graphopt.cli.terminal import reader_may_leave
     from graphopt.graph.diff import SCHEMA, diff_models
     from graphopt.model import Model
     from graphopt.report.document import to_json
 
     a, b = (Model.load(path, trust_external_paths=args.trust_external_paths) for path in (args.a, args.b))
     found = diff_models(a, b)
-    if args.json:
-        sys.stdout.write(to_json(found, SCHEMA) + "\n")
-    elif not args.quiet:
-        _show(found, verbose=args.verbose)
+    with reader_may_leave():
+        if args.json:
+            sys.stdout.write(to_json(found, SCHEMA) + "\n")
+        elif not args.quiet:
+            _show(found, verbose=args.verbose)
     return 1 if found else 0
 
 

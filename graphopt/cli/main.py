@@ -8,7 +8,6 @@ provider that is not there; 3 passes were rolled back, the rest was proven and w
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import completion, diff, inspect, passes, run, validate
+from graphopt.cli.terminal import mute_stdout
 from graphopt.errors import GraphOptError, UserError
 from graphopt.pipeline.options import suggestion
 
@@ -85,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted; nothing was written")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`graphopt passes | head`): that is its right. Nothing may be
-        # flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (`graphopt passes | head`): that is its right.
+        mute_stdout()
         return 0
     except MemoryError:
         _say("error: out of memory\n  --verify off needs least; close other programs or use a larger machine")

@@ -98,7 +98,7 @@ def execute(args: argparse.Namespace) -> int:
     options = _run_options(args, settings)
 
     from graphopt import api
-    from graphopt.cli.terminal import progress
+    from graphopt.cli.terminal import progress, reader_may_leave
 
     with progress(quiet=args.quiet, verbose=args.verbose) as tell:
         result = api.run(
@@ -113,7 +113,8 @@ def execute(args: argparse.Namespace) -> int:
         if code != UNPROVEN:
             tell("save", str(output))
             result.save(output, external_data=args.external_data)
-    _print(result.report, args)
+    with reader_may_leave():
+        _print(result.report, args)
     return code
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self, TextIO
 
 from graphopt.report.text import clean
@@ -35,6 +38,24 @@ def console(stream: TextIO | None = None) -> Console:
     else:
         result.width = min(result.width, _MAX_WIDTH)
     return result
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Print inside of this what comes after the work: if the reader of stdout goes away, that is no failure.
+
+    (`graphopt run model.onnx | head -1` has the exit code of the run.)
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute_stdout()
+
+
+def mute_stdout() -> None:
+    """Let nothing be flushed into a pipe that its reader has closed, at exit at the latest."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # What people read for the stages of a run; "changed" is a detail of "pass".

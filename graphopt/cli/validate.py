@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace) -> int:
     shapes = arguments.input_shapes(args.input_shape)
 
     from graphopt import api
-    from graphopt.cli.terminal import progress
+    from graphopt.cli.terminal import progress, reader_may_leave
     from graphopt.graph.text import dims_text
     from graphopt.report.document import to_json
 
@@ -60,10 +60,11 @@ def execute(args: argparse.Namespace) -> int:
             numerics=numerics.upper(),
             trust_external_paths=args.trust_external_paths,
         )
-    if args.json:
-        sys.stdout.write(to_json(proof, SCHEMA) + "\n")
-    elif not args.quiet:
-        _show(proof, {t.name: dims_text(t) for t in b.graph.outputs}, verbose=args.verbose)
+    with reader_may_leave():
+        if args.json:
+            sys.stdout.write(to_json(proof, SCHEMA) + "\n")
+        elif not args.quiet:
+            _show(proof, {t.name: dims_text(t) for t in b.graph.outputs}, verbose=args.verbose)
     return 1 if proof.verdict == "failed" or (args.strict and proof.verdict != "proven") else 0
 
 

@@ -109,6 +109,15 @@ def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
     assert "Broken" not in done.stderr
 
 
+def test_a_reader_that_goes_away_does_not_change_the_verdict(model: Path, tmp_path: Path) -> None:
+    """`--strict` with `--verify off` is exit code 1, whether anybody reads the report or not."""
+    run = f"{sys.executable} -m graphopt run {model} --verify off --strict -v -o {tmp_path}/out.onnx"
+    command = f"{run} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"
+    assert "Traceback" not in done.stderr
+
+
 def test_no_colours_in_a_pipe(model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "graphopt", "inspect", str(model)], capture_output=True, text=True, check=True
