@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from graphopt.graph.journal import Journal
+from graphopt.graph.journal import Change, Journal
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
 from graphopt.pipeline.spec import format_value
 from graphopt.pipeline.transaction import Guilt, Outcome
 from graphopt.report.document import Culprit, FileInfo, NumericsName, OutputRow, PassReport, Refusal
-from graphopt.validation.proof import Proof
+
+if TYPE_CHECKING:
+    from graphopt.validation.proof import Proof
 
 PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
 
@@ -42,23 +44,26 @@ def pass_reports(
     order: Sequence[Pass], journal: Journal, timing: Timing, outcome: Outcome
 ) -> tuple[PassReport, ...]:
     """One row per pass, in order of the first run; passes that were left out come last."""
+    applied: dict[str, list[Change]] = {}
+    for change in journal.changes:
+        applied.setdefault(change.key.pass_name, []).append(change)
+    declined: dict[str, dict[str, Refusal]] = {}
+    for refusal, count in journal.refusals.items():
+        reasons = declined.setdefault(refusal.pass_name, {})
+        first = reasons.get(refusal.reason)
+        node = first.node if first else refusal.node
+        total = (first.count if first else 0) + count
+        reasons[refusal.reason] = Refusal(node, refusal.reason, total)
     rows = []
     for item in order:
-        changes = journal.of_pass(item.name)
-        refusals: dict[str, Refusal] = {}
-        for refusal, count in journal.refusals.items():
-            if refusal.pass_name == item.name:
-                first = refusals.get(refusal.reason)
-                node = first.node if first else refusal.node
-                total = (first.count if first else 0) + count
-                refusals[refusal.reason] = Refusal(node, refusal.reason, total)
+        changes = applied.get(item.name, [])
         rows.append(
             PassReport(
                 name=item.name,
                 options={key: format_value(value) for key, value in options_of(item).items()},
                 numerics=item.numerics.value,
                 rewrites=len(changes),
-                refusals=tuple(refusals.values()),
+                refusals=tuple(declined.get(item.name, {}).values()),
                 nodes_removed=sum(len(c.removed) for c in changes),
                 nodes_added=sum(len(c.added) for c in changes),
                 seconds=timing.seconds.get(item, 0.0),

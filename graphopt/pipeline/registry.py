@@ -16,7 +16,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -211,19 +211,16 @@ class Registry:
 @functools.cache
 def installed() -> Registry:
     """The registry of everything that is installed; read once per process."""
-    return Registry(_entries(PASS_GROUP), _entries(PRESET_GROUP))
+    found = importlib.metadata.entry_points()
+    titles: dict[object, str] = {}  # each look at a distribution parses its metadata anew
 
+    def entries(group: str) -> Iterator[Entry]:
+        for ep in found.select(group=group):
+            if ep.dist not in titles:
+                titles[ep.dist] = f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unnamed package"
+            yield Entry(ep.name, ep.value, titles[ep.dist], ep.load)
 
-def _entries(group: str) -> list[Entry]:
-    return [
-        Entry(
-            ep.name,
-            ep.value,
-            f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unnamed package",
-            ep.load,
-        )
-        for ep in importlib.metadata.entry_points(group=group)
-    ]
+    return Registry(entries(PASS_GROUP), entries(PRESET_GROUP))
 
 
 def _by_name(entries: Iterable[Entry]) -> dict[str, tuple[Entry, ...]]:

@@ -36,7 +36,11 @@ def test_quick_gelu_under_a_target_that_has_it() -> None:
         FuseSwish(), model(SILU, opset=17), ops={"com.microsoft::QuickGelu": 1}, target="ort-cpu"
     )
     assert done.proto.graph.node[0].attribute[0].f == 1.0
-    assert_refuses(FuseSwish(), model(SILU, opset=23))
+
+
+@pytest.mark.parametrize("opset", [23, 25])
+def test_opsets_at_which_no_runtime_has_it(opset: int) -> None:
+    assert_refuses(FuseSwish(), model(SILU, opset=opset))
 
 
 @pytest.mark.parametrize(
