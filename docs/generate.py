@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from graphopt.pipeline.targets import TARGETS
 DOCS = Path(__file__).resolve().parent
 PACKAGE = "graphopt_passes"
 
+# A docstring's section about options: its heading, and the indented lines below.
+_SECTION = re.compile(r"^(?:Options|Args|Attributes):\n(?P<rows>(?:[ ]+.*\n?|\n)+)", re.M)
 _NOTICE = "<!-- Written by docs/generate.py from the pass itself. Do not edit: change the docstring. -->\n"
 _MEANING = {
     Numerics.EXACT: "the result is the same, bit for bit",
@@ -66,8 +69,17 @@ class Entry:
 
     @property
     def doc(self) -> str:
-        """The class's docstring."""
-        return inspect.cleandoc(self.cls.__doc__ or "")
+        """The class's docstring, without its section about options."""
+        return _SECTION.sub("", inspect.cleandoc(self.cls.__doc__ or "")).strip()
+
+    def help(self, option: Option) -> str:
+        """What an option is for: as its field says, or else the docstring's section about options."""
+        if option.help:
+            return option.help
+        section = _SECTION.search(inspect.cleandoc(self.cls.__doc__ or ""))
+        rows = "" if section is None else inspect.cleandoc(section["rows"])
+        found = re.search(rf"^{option.name}: (.*(?:\n +.*)*)", rows, re.M)
+        return "" if found is None else " ".join(found[1].split())
 
 
 def collect(registry: Registry) -> list[Entry]:
@@ -174,7 +186,7 @@ def page(e: Entry) -> str:
         lines += ["| option | is | default | |", "|---|---|---|---|"]
         for o in e.options:
             default = "must be given" if o.default is None else f"`{_cell(o.default)}`"
-            lines.append(f"| `{o.name}` | {_cell(o.type)} | {default} | {_cell(o.help)} |")
+            lines.append(f"| `{o.name}` | {_cell(o.type)} | {default} | {_cell(e.help(o))} |")
     lines += ["", "## Alone", "", "```bash"]
     needed = [f"{o.name}=..." for o in e.options if o.default is None]
     spelled = f"{e.name}{{{','.join(needed)}}}" if needed else e.name

@@ -49,6 +49,13 @@ def test_page_says_what_the_pass_declares(generate: ModuleType) -> None:
     assert "all targets: after" in text
 
 
+def test_options_are_explained_by_the_docstring_too(generate: ModuleType) -> None:
+    text = generate.pages(generate.collect(installed()))["remove-softmax-guard.md"]
+    row = next(line for line in text.splitlines() if line.startswith("| `assume_unmasked`"))
+    assert "no row of scores is masked" in row
+    assert "Options:" not in text
+
+
 @pytest.mark.parametrize("harm", ["stale", "missing", "left over"])
 def test_check_fails_on_anything_that_is_not_current(generate: ModuleType, harm: str, tmp_path: Path) -> None:
     folder = tmp_path / "passes"
