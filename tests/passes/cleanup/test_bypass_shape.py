@@ -68,3 +68,27 @@ def test_what_the_user_keeps_stays() -> None:
         f"{HEAD} g (float[N, 4] x) => (int64[2] y) {{ a = Exp(x)  y = Shape(a) }}",
         keep=["y"],
     )
+
+
+CONV = """
+g (float[N, 1, 8, 8] x) => (float[N, 2, 8, 8] y, int64[4] s)
+<float[2, 1, 1, 1] w = {1, 2}, float[2] c = {1, 1}> {
+    a = Conv(x, w)
+    b = BatchNormalization(a, c, c, c, c)
+"""
+
+
+def test_not_between_two_that_could_be_fused() -> None:
+    """The furthest tensor upstream is the Conv's output, which only BatchNormalization reads."""
+    assert_refuses(BypassShape(), f"{HEAD} {CONV} y = Relu(b)  z = Exp(y)  s = Shape(y) }}")
+    done = assert_rewrites(BypassShape(), f"{HEAD} {CONV} y = Relu(b)  s = Shape(a) }}")
+    (shape,) = (n for n in done.model.graph.nodes if n.op == "Shape")
+    assert shape.inputs[0].name == "y"
+
+
+def test_never_behind_what_needs_the_shape() -> None:
+    text = f"""{HEAD} g (float[N, 1, 8, 8] x) => (float[N, 2, 8, 8] y)
+        <float[2, 1, 1, 1] w = {{1, 2}}> {{
+            a = Conv(x, w)  s = Shape(a)  e = Expand(a, s)  y = Relu(e)
+        }}"""
+    assert_refuses(BypassShape(), text)
