@@ -45,6 +45,25 @@ def test_examples_run(page: str, blocks: Blocks, shell: Any) -> None:
     assert ran
 
 
+def test_reproducer_can_be_looked_at(blocks: Blocks, shell: Any) -> None:
+    """The reproducer has the files that the page lists, and its commands show what is wrong."""
+    found = blocks("docs/rollback-and-reproducers.md")
+    (wrong,) = (b for b in found if b.title == "wrong.py")
+    (example,) = (b for b in found if b.mark.startswith("example"))
+    (inside,) = (b for b in found if b.mark == "in the reproducer")
+    (shell.folder / "models").symlink_to(ROOT / "models")
+    (shell.folder / "wrong.py").write_text(wrong.text)
+    shell(example.commands[0], 3)
+    (folder,) = (shell.folder / "result.repro").iterdir()
+    page = (DOCS / "rollback-and-reproducers.md").read_text()
+    assert {f.name for f in folder.iterdir()} == set(re.findall(r"^\| `([\w.]+)` \|", page, re.M))
+    run, diff, validate = inside.commands
+    shell.folder = folder
+    assert "NOT VERIFIED" in shell(run).stdout
+    assert "Clip -> Relu" in shell(diff, 1).stdout
+    assert "FAILED" in shell(validate, 1).stdout
+
+
 def test_pages_with_examples_are_found() -> None:
     assert {"cli.md", "pipelines.md", "python-api.md", "rollback-and-reproducers.md"} <= set(WITH_EXAMPLES)
 
