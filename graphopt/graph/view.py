@@ -271,7 +271,8 @@ class GraphView:
         found: list[Constant] = []
         for body in around:
             found.extend(c for c in body.initializers if c.name not in hidden)
-            hidden.update(self._names_of(body))
+            if body is not around[-1]:
+                hidden.update(self._names_of(body))
         return found
 
     def _names_of(self, body: Body) -> Iterator[str]:

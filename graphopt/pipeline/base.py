@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -75,12 +75,14 @@ class PassContext:
         evaluator: runs nodes; None where no runtime is installed.
         interface_inputs: names of the model's inputs, which must stay.
         marks: where each pass stands in the list of touched nodes, per body.
+        notes: what passes keep from body to body and from run to run, under keys of their own.
     """
 
     target: Target
     limits: Limits = field(default_factory=Limits)
     evaluator: Evaluator | None = None
-    marks: dict[tuple[Any, Any], int] = field(default_factory=dict)
+    marks: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    notes: dict[Hashable, Any] = field(default_factory=dict)
 
     def evaluate(
         self,
@@ -150,7 +152,7 @@ class NodePass(Pass):
         """Nodes to visit of the operators `kinds` (domain, op); of all, and of calls, for None."""
         state, body = graph._state, graph.body
         calls = state.index.function_ops
-        key = (self, body)
+        key = (self.name, self, body)  # the name: passes without options all have the same hash
         mark = ctx.marks.get(key)
         ctx.marks[key] = len(state.touched)
         present = state.index.by_op[body]

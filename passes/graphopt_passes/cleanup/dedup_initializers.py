@@ -15,7 +15,7 @@ _SAMPLE = 1024
 
 def shallow_key(constant: Constant) -> Hashable:
     """What two constants must have in common to be worth comparing; reads no values."""
-    return constant.dtype.name, constant.dtype.str, tuple(constant.shape), constant.nbytes
+    return constant.dtype, tuple(constant.shape)
 
 
 def content_groups(constants: Iterable[Constant], graph: GraphView) -> Iterator[list[Constant]]:

@@ -47,18 +47,17 @@ class FoldConstants(Pass):
         """Fold everything foldable in one body."""
         failed: dict[Node, str] = {}
         # Kept from run to run: what was added so far, and what cannot be computed.
-        spent = ctx.marks.get((_SPENT, graph.body), 0)
-        hopeless = {key[1] for key in ctx.marks if key[0] == _FAILED}
+        spent: int = ctx.notes.get((_SPENT, graph.body), 0)
+        hopeless: set[Node] = ctx.notes.setdefault((_FAILED, graph.body), set())
         while True:
             plan = Plan(graph, self.folds, ctx.limits, _ALLOWANCE * ctx.limits.growth_bytes - spent, hopeless)
             before = len(failed)
             for batch in _batches(plan):
                 spent += self._fold(batch, plan, graph, ctx, failed)
-            ctx.marks[_SPENT, graph.body] = spent
+            ctx.notes[_SPENT, graph.body] = spent
             if len(failed) == before:
                 break
             hopeless.update(failed)
-            ctx.marks.update(((_FAILED, node), 1) for node in failed)
         for node, reason in {**plan.refused, **failed}.items():
             if graph.is_live(node):
                 graph.refuse(node, reason)
