@@ -22,7 +22,7 @@ _SIMPLIFY = (
 _FUSE = (
     "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-swish,fuse-mish,fuse-hard-swish,merge-clips,"
     "fold-conv-bn,fold-gemm-bn,fold-bn-conv,fold-bn-gemm,fold-pad,"
-    "fold-conv-affine,fold-gemm-affine,fold-affine-conv,fold-affine-gemm,merge-affine,"
+    "fold-conv-affine,fold-gemm-affine,fold-affine-conv,fold-affine-gemm,merge-affine,merge-matmuls,"
     "fuse-matmul-add,fold-transpose-gemm,normalize-gemm"
 )
 

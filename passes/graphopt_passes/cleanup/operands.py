@@ -15,7 +15,7 @@ FLOATS: Final = frozenset({1, 10, 11, 16})
 INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 
 # A constant of more elements than this is not searched for being uniform.
-_MAX_UNIFORM: Final = 1 << 16
+_MAX_UNIFORM: Final = 1 << 20
 
 
 def known_ints(graph: GraphView, tensor: Tensor | None) -> list[int] | None:
@@ -125,7 +125,7 @@ def uniform(graph: GraphView, tensor: Tensor | None) -> np.generic | None:
         return None
     flat = np.ascontiguousarray(values).reshape(-1)
     bits = flat.view(f"u{flat.dtype.itemsize}")
-    if (bits != bits[0]).any():
+    if bits[0] != bits[-1] or (bits != bits[0]).any():
         return None
     first: np.generic = flat[0]
     return first
