@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-from graphopt.passkit import Constant, GraphView, Numerics, Pass, PassContext, Rewriter
+from graphopt.passkit import Body, Constant, GraphView, Numerics, Pass, PassContext, Rewriter
 
 # What is compared before whole contents, in bytes at either end: enough to tell most weights apart.
 _SAMPLE = 1024
+# Initializers by dtype, shape and sample.
+_Table: TypeAlias = dict[Hashable, list[Constant]]
 
 
 def shallow_key(constant: Constant) -> Hashable:
@@ -66,15 +68,52 @@ class DedupInitializers(Pass):
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Merge the initializers of the body with each other and with those of outer bodies."""
+        if graph.is_main:
+            ctx.notes.pop(self.name, None)  # it comes last, and has nothing around it
         own = graph.body.initializers
         if not own:
             return
-        kinds = {shallow_key(c) for c in own}
-        outer = [c for c in graph.outer_constants() if shallow_key(c) in kinds]
-        for first, *twins in content_groups((c for c in (*outer, *own) if _is_dense(c)), graph):
+        dense = [c for c in own if _is_dense(c)]
+        for first, *twins in content_groups((*_outer_twins(dense, graph, self._tables(ctx)), *dense), graph):
             for twin in twins:
                 if twin in own and not graph.is_output(twin):
                     graph.redirect(twin, first, why=f"{twin.name} holds the same as {first.name}")
+
+    def _tables(self, ctx: PassContext) -> dict[Body, _Table]:
+        """The initializers of bodies that hold others, by what tells them apart; made once per run."""
+        tables: dict[Body, _Table] = ctx.notes.setdefault(self.name, {})
+        return tables
+
+
+def _outer_twins(own: list[Constant], graph: GraphView, tables: dict[Body, _Table]) -> list[Constant]:
+    """Initializers of enclosing bodies that look like one of `own` and can be read in its place."""
+    found: dict[Constant, None] = {}
+    looks: dict[Hashable, None] | None = None
+    for body in graph.enclosing():
+        if body not in tables:
+            tables[body] = _table(body, graph)
+        if not tables[body]:
+            continue
+        if looks is None:
+            looks = {_look(c, graph): None for c in own}
+        for look in looks:
+            found.update((c, None) for c in tables[body].get(look, ()) if c in body.initializers)
+    return graph.readable(found)
+
+
+def _table(body: Body, graph: GraphView) -> _Table:
+    table: _Table = {}
+    for constant in body.initializers:
+        if _is_dense(constant):
+            alike = table.setdefault(_look(constant, graph), [])
+            if not alike or constant.nbytes > 2 * _SAMPLE:  # small ones that look alike are alike
+                alike.append(constant)
+    return table
+
+
+def _look(constant: Constant, graph: GraphView) -> Hashable:
+    content = graph.content(constant)
+    return shallow_key(constant), _digest(content) if constant.nbytes <= 2 * _SAMPLE else _sample(content)
 
 
 def _is_dense(constant: Constant) -> bool:

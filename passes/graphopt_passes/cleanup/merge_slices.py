@@ -29,7 +29,7 @@ class MergeSlices(NodePass):
 
     On the same axis x[a:b:k][c:d:l] = x[a + k*c : min(b, a + k*d) : k*l] for bounds >= 0 and positive steps;
     bounds from the end are composed where the length of the axis is known or the other Slice leaves that
-    end alone. Refuses bounds that are not constant, and an inner Slice with other readers.
+    end alone. Refuses bounds that are not constant, and an inner Slice with readers of another kind.
     """
 
     name: ClassVar[str] = "merge-slices"
@@ -38,7 +38,12 @@ class MergeSlices(NodePass):
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Make one Slice of both."""
-        inner = absorbable(graph, graph.input(node, 0), "Slice")
+
+        def follows(reader: Node) -> bool:
+            # Only a reader that may be merged as well lets the inner one go in the end.
+            return graph.is_live(reader) and graph.is_op(reader, "Slice") and not graph.keeps(reader)
+
+        inner = absorbable(graph, graph.input(node, 0), "Slice", readers=follows)
         source = None if inner is None else graph.input(inner, 0)
         if inner is None or source is None:
             return

@@ -97,9 +97,7 @@ def element_bits(dtype: int) -> int | None:
     return int(onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize) * 8
 
 
-def elements_at_most(
-    node: Node, tensor: Tensor, graph: GraphView, known: Mapping[Tensor, int]
-) -> int | None:
+def elements_at_most(node: Node, tensor: Tensor, graph: GraphView, known: Mapping[Tensor, int]) -> int | None:
     """How many elements the output `tensor` of `node` has at most, before computing it.
 
     Args:

@@ -37,9 +37,7 @@ def _is_positive(dim: Dim) -> bool:
     return _at_least(dim, 1)
 
 
-def reshape_operand(
-    target: Sequence[Dim], source: Sequence[Dim] | None, allowzero: bool
-) -> list[int] | None:
+def reshape_operand(target: Sequence[Dim], source: Sequence[Dim] | None, allowzero: bool) -> list[int] | None:
     """Constant elements for the shape operand of a Reshape, the same for every size of the input.
 
     An element equal to the input dim at its place becomes 0, which copies that dim and is right also

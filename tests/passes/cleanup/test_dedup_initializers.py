@@ -179,3 +179,31 @@ def test_a_name_that_the_branch_uses_itself_is_not_captured() -> None:
     done = assert_rewrites(DedupInitializers(), before, inputs=feeds)
     branch = next(a.g for n in done.proto.graph.node for a in n.attribute if a.name == "then_branch")
     assert list(branch.node[1].input) == ["w2", "w"]
+
+
+def test_a_name_that_a_body_between_uses_is_not_captured() -> None:
+    before = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (bool b, float[1] x) => (float[1] y) <float[1] w = {2.0}> {
+          m = Mul(x, w)
+          y = If (b) <
+            then_branch = t () => (float[1] p) {
+              w = Neg(m)
+              p = If (b) <
+                then_branch = tt () => (float[1] pp) <float[1] v = {2.0}> { pp = Mul(w, v) },
+                else_branch = te () => (float[1] pq) { pq = Abs(w) }
+              >
+            },
+            else_branch = e () => (float[1] q) { q = Abs(m) }
+          >
+        }
+    """
+    # Not a valid model for every checker, but what shadowing would look like: the inner v must stay.
+    model = onnx.parser.parse_model(
+        before.replace("w = Neg(m)", "w2 = Neg(m)").replace("(w, v)", "(w2, v)").replace("Abs(w)", "Abs(w2)")
+    )
+    feeds = {"b": np.array(True), "x": np.ones(1, np.float32)}
+    done = assert_rewrites(DedupInitializers(), model, inputs=feeds)
+    (outer,) = [n for n in done.proto.graph.node if n.op_type == "If"]
+    (inner,) = [n for n in outer.attribute[0].g.node if n.op_type == "If"]
+    assert not any(a.g.initializer for a in inner.attribute)

@@ -55,6 +55,21 @@ def test_attributes_of_opset_9_in_a_branch() -> None:
     )
 
 
+def test_several_slices_of_one() -> None:
+    """Patch merging: every second row and column, from each of the four corners."""
+    corners = "".join(
+        f"r{i} = Slice<axes = [0], starts = [{i}], ends = [9]>(x)"
+        f" c{i}{j} = Slice<axes = [1], starts = [{j}], ends = [9]>(r{i})"
+        if j == 0
+        else f" c{i}{j} = Slice<axes = [1], starts = [{j}], ends = [9]>(r{i})\n"
+        for i in (0, 1)
+        for j in (0, 1)
+    )
+    text = f"""<ir_version: 8, opset_import: ["" : 9]>
+        g (float[4, 4] x) => (float[A, 4] c00, float[A, 3] c01, float[B, 4] c10, float[B, 3] c11) {{ {corners} }}"""
+    assert_rewrites(MergeSlices(), text, ops={"Slice": 4})
+
+
 def test_another_reader_and_bounds_that_are_computed() -> None:
     assert_refuses(
         MergeSlices(),

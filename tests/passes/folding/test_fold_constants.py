@@ -128,7 +128,8 @@ def test_a_result_may_replace_as_much_as_it_weighs() -> None:
         return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
     moved = model(
-        helper.make_node("Reshape", ["w", "s"], ["a"]), helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0])
+        helper.make_node("Reshape", ["w", "s"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0]),
     )
     assert_rewrites(FoldConstants(), moved, ops={"Mul": 1})
     halves = model(
@@ -182,7 +183,9 @@ def test_a_weight_with_another_reader_is_not_replaced_by_its_transpose() -> None
 
 def test_many_small_folds_do_not_add_up_without_end() -> None:
     limits = Limits(growth_bytes=8192)
-    lines = "".join(f"a{i} = ConstantOfShape(k) b{i} = Mul(x{i}, a{i}) x{i + 1} = Relu(b{i}) " for i in range(64))
+    lines = "".join(
+        f"a{i} = ConstantOfShape(k) b{i} = Mul(x{i}, a{i}) x{i + 1} = Relu(b{i}) " for i in range(64)
+    )
     body = f"x0 = Relu(x) {lines} y = Relu(x64)"
     done = apply(FoldConstants(), graph(body, "int64[1] k = {2000}"), limits=limits)
     assert done.ops["ConstantOfShape"] == 64 - 16

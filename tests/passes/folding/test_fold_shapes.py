@@ -51,7 +51,9 @@ def test_size_has_rank_zero() -> None:
 def test_a_known_dim_among_unknown_ones() -> None:
     body = "s = Shape(x) c = Gather(s, one) n = Gather(s, zero) y = Mul(c, n)"
     inits = "int64 one = {1}, int64 zero = {0}"
-    done = assert_rewrites(FoldShapes(), graph(body, "int64 y", inits), ops={"Shape": 1, "Gather": 1, "Mul": 1})
+    done = assert_rewrites(
+        FoldShapes(), graph(body, "int64 y", inits), ops={"Shape": 1, "Gather": 1, "Mul": 1}
+    )
     assert len(done.proto.graph.initializer) == 2
 
 
@@ -65,7 +67,9 @@ def test_only_the_end_of_a_chain_is_stored() -> None:
         y = Expand(x, u)
     """
     inits = "int64 one = {1}, int64[1] axis = {0}"
-    done = assert_rewrites(FoldShapes(), graph(body, "float[M, A, B] y", inits, dims="N, 1, 1"), ops={"Expand": 1})
+    done = assert_rewrites(
+        FoldShapes(), graph(body, "float[M, A, B] y", inits, dims="N, 1, 1"), ops={"Expand": 1}
+    )
     assert [list(t.dims) for t in done.proto.graph.initializer] == [[1]]
 
 
@@ -110,8 +114,9 @@ def test_an_overridable_operand_is_not_known() -> None:
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[2, 3] x, int64[1] k = {4}) => (int64[1] y) { s = Shape<end=1>(x) y = Mul(s, k) }
     """
-    done = assert_rewrites(FoldShapes(), before, ops={"Mul": 1}, inputs={
-        "x": np.zeros((2, 3), np.float32), "k": np.array([9])})
+    done = assert_rewrites(
+        FoldShapes(), before, ops={"Mul": 1}, inputs={"x": np.zeros((2, 3), np.float32), "k": np.array([9])}
+    )
     assert len(done.proto.graph.initializer) == 2
 
 

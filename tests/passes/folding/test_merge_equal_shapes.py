@@ -36,7 +36,9 @@ def test_a_shared_symbol_is_equal_across_inputs() -> None:
 
 
 def test_different_symbols_and_ranks_stay_apart() -> None:
-    assert_refuses(MergeEqualShapes(), graph("a = Shape<end=1>(x) b = Shape<end=1>(z) y = Sub(a, b)", "int64[1] y"))
+    assert_refuses(
+        MergeEqualShapes(), graph("a = Shape<end=1>(x) b = Shape<end=1>(z) y = Sub(a, b)", "int64[1] y")
+    )
     body = "a = Shape(x) p = Gather(a, i) u = Unsqueeze(p, axis) s = Squeeze(u, axis) y = Sub(u, s)"
     done = assert_rewrites(MergeEqualShapes(), graph(body, "int64[1] y"))
     assert done.ops["Gather"] == 1
@@ -50,7 +52,9 @@ def test_dtypes_stay_apart() -> None:
 
 def test_an_output_keeps_its_name() -> None:
     body = "a = Shape<end=1>(x) c = Neg(a) r = Relu(x) y = Shape<end=1>(r)"
-    done = assert_rewrites(MergeEqualShapes(), graph(body, "int64[1] y, int64[1] c"), ops={"Shape": 1, "Neg": 1})
+    done = assert_rewrites(
+        MergeEqualShapes(), graph(body, "int64[1] y, int64[1] c"), ops={"Shape": 1, "Neg": 1}
+    )
     assert {o for n in done.proto.graph.node for o in n.output} == {"y", "c"}
     both = "y = Shape<end=1>(x) r = Relu(x) c = Shape<end=1>(r)"
     assert_refuses(MergeEqualShapes(), graph(both, "int64[1] y, int64[1] c"), "both outputs")

@@ -49,11 +49,14 @@ def test_all_dims_in_order_are_the_shape() -> None:
 
 
 def test_pieces_that_exist_are_used_again() -> None:
-    body = TWO.replace("y = ", "h = ") + """
+    body = (
+        TWO.replace("y = ", "h = ")
+        + """
         w = Concat<axis=0>(eight, u, v)
         k = Expand(one, w)
         y = Concat<axis=0>(h, k)
     """
+    )
     ops = {"Shape": 2, "Concat": 3, "Expand": 2}
     feeds = {"x": np.zeros((8, 8, 8), np.float32), "one": np.ones((1, 1, 1), np.float32)}
     assert_rewrites(RebuildShapes(), graph(body), ops=ops, inputs=feeds)
