@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -256,24 +256,36 @@ class GraphView:
         flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return memoryview(flat).toreadonly()
 
-    def outer_constants(self) -> list[Constant]:
-        """Initializers of the enclosing bodies that every node in here can read under their name."""
+    def enclosing(self) -> list[Body]:
+        """The bodies around this one, innermost first."""
+        return [self._index.home[holder] for holder in self._index.holders(self.body)]
+
+    def readable(self, constants: Iterable[Constant]) -> list[Constant]:
+        """Of initializers of enclosing bodies, those that every node in here can read under their name."""
         index = self._index
-        around = [index.home[holder] for holder in index.holders(self.body)]
-        if not around:
-            return []
-        hidden: set[str] = set()
+        left: dict[Body, list[Constant]] = {}
+        for constant in constants:
+            home = index.constant_home.get(constant)
+            if home is not None:
+                left.setdefault(home, []).append(constant)
+        found: list[Constant] = []
+        hidden: set[str] | None = None
+        for body in self.enclosing():
+            if not left:
+                break
+            if hidden is None:
+                hidden = set(self._names_inside())
+            found.extend(c for c in left.pop(body, ()) if c.name not in hidden)
+            if left:
+                hidden.update(self._names_of(body))
+        return found
+
+    def _names_inside(self) -> Iterator[str]:
         stack = [self.body]
         while stack:
             body = stack.pop()
-            hidden.update(self._names_of(body))
-            stack.extend(inner for node in index.nodes[body] for inner in node.bodies())
-        found: list[Constant] = []
-        for body in around:
-            found.extend(c for c in body.initializers if c.name not in hidden)
-            if body is not around[-1]:
-                hidden.update(self._names_of(body))
-        return found
+            yield from self._names_of(body)
+            stack.extend(inner for node in self._index.nodes[body] for inner in node.bodies())
 
     def _names_of(self, body: Body) -> Iterator[str]:
         yield from (t.name for t in body.inputs)

@@ -181,29 +181,50 @@ def test_a_name_that_the_branch_uses_itself_is_not_captured() -> None:
     assert list(branch.node[1].input) == ["w2", "w"]
 
 
-def test_a_name_that_a_body_between_uses_is_not_captured() -> None:
-    before = """
-        <ir_version: 8, opset_import: ["" : 17]>
-        g (bool b, float[1] x) => (float[1] y) <float[1] w = {2.0}> {
-          m = Mul(x, w)
-          y = If (b) <
-            then_branch = t () => (float[1] p) {
-              w = Neg(m)
-              p = If (b) <
-                then_branch = tt () => (float[1] pp) <float[1] v = {2.0}> { pp = Mul(w, v) },
-                else_branch = te () => (float[1] pq) { pq = Abs(w) }
-              >
-            },
-            else_branch = e () => (float[1] q) { q = Abs(m) }
-          >
-        }
-    """
-    # Not a valid model for every checker, but what shadowing would look like: the inner v must stay.
-    model = onnx.parser.parse_model(
-        before.replace("w = Neg(m)", "w2 = Neg(m)").replace("(w, v)", "(w2, v)").replace("Abs(w)", "Abs(w2)")
+def nested(main: dict[str, np.ndarray], inner: np.ndarray) -> onnx.ModelProto:
+    """y = If(b, If(b, x * v, |x|), -x) * each of `main`, with v = `inner` a tensor of the inner branch."""
+
+    def branch(name: str, node: onnx.NodeProto, *tensors: onnx.TensorProto) -> onnx.GraphProto:
+        returned = helper.make_tensor_value_info(node.output[0], 1, ["N"])
+        return helper.make_graph([node], name, [], [returned], tensors)
+
+    deep = branch("tt", helper.make_node("Mul", ["x", "v"], ["pp"]), onnx.numpy_helper.from_array(inner, "v"))
+    flat = branch("te", helper.make_node("Abs", ["x"], ["pq"]))
+    middle = branch("t", helper.make_node("If", ["b"], ["p"], then_branch=deep, else_branch=flat))
+    other = branch("e", helper.make_node("Neg", ["x"], ["q"]))
+    nodes, last = [helper.make_node("If", ["b"], ["r"], then_branch=middle, else_branch=other)], "r"
+    for name in main:
+        nodes.append(helper.make_node("Mul", [last, name], [f"{name}_out"]))
+        last = f"{name}_out"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("b", 9, []), helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info(last, 1, ["N"])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in main.items()],
     )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def inner_reads(model: onnx.ModelProto) -> str:
+    """What the Mul of the inner branch reads besides x."""
+    body = model.graph
+    while body.node[0].op_type == "If":
+        body = next(a.g for a in body.node[0].attribute if a.name == "then_branch")
+    return body.node[0].input[1]
+
+
+def test_two_bodies_down_the_outermost_one_is_read() -> None:
+    two = np.array([2.0], np.float32)
     feeds = {"b": np.array(True), "x": np.ones(1, np.float32)}
-    done = assert_rewrites(DedupInitializers(), model, inputs=feeds)
-    (outer,) = [n for n in done.proto.graph.node if n.op_type == "If"]
-    (inner,) = [n for n in outer.attribute[0].g.node if n.op_type == "If"]
-    assert not any(a.g.initializer for a in inner.attribute)
+    done = assert_rewrites(DedupInitializers(), nested({"u": two + 1, "w": two}, two), inputs=feeds)
+    assert inner_reads(done.proto) == "w"
+
+
+def test_of_large_outer_ones_that_look_alike_the_equal_one_is_read() -> None:
+    w = np.ones(5000, np.float32)
+    u = w.copy()
+    u[2500] = 2
+    feeds = {"b": np.array(True), "x": np.ones(1, np.float32)}
+    done = assert_rewrites(DedupInitializers(), nested({"u": u, "w": w}, w), inputs=feeds)
+    assert inner_reads(done.proto) == "w"
