@@ -38,6 +38,7 @@ class Index:
         rank: node -> its place in the topological order of its body.
         constant_home: initializer -> the body that owns it.
         names: every tensor and node name in use.
+        suffixes: the last number that was put behind a name to make a new one.
     """
 
     def __init__(self, main: Graph) -> None:
@@ -51,6 +52,7 @@ class Index:
         self.rank: dict[Node, float] = {}
         self.constant_home: dict[Constant, Body] = {}
         self.names: set[str] = set()
+        self.suffixes: dict[str, int] = {}
         self.function_ops = frozenset((f.domain or "", f.name) for f in main.functions)
         for body in bodies(main):
             self.add_body(body)

@@ -40,11 +40,13 @@ class Rewriter(GraphView):
 
     def fresh_name(self, hint: str) -> str:
         """A name that nothing in the model has, equal to `hint` if possible."""
-        names = self._state.index.names
-        name, count = hint, 0
+        names, suffixes = self._state.index.names, self._state.index.suffixes
+        name, count = hint, suffixes.get(hint, 0)
         while not name or name in names:
             count += 1
             name = f"{hint}_{count}"
+        if count:
+            suffixes[hint] = count
         names.add(name)
         return name
 

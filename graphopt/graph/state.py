@@ -115,7 +115,7 @@ class GraphState:
         """
         index = self.index
         rank, home, producer_of = index.rank, index.home, index.producer
-        fresh = self.touched[self._settled :]
+        fresh = dict.fromkeys(self.touched[self._settled :])
         self._settled = len(self.touched)
         for node in fresh:
             body = home.get(node)
