@@ -268,13 +268,12 @@ def _check_keep(globs: Sequence[str], model: Model) -> None:
     """Refuse a glob that matches nothing: it is a typing mistake, and would protect nothing."""
     if not globs:
         return
-    from graphopt.pipeline.options import suggestion
     from graphopt.pipeline.select import unmatched
 
     for glob, names in unmatched(globs, model):
         raise UserError(
             f"--keep {glob!r} matches no node and no tensor",
-            fix=suggestion(glob, names, "names look like") if names else None,
+            fix=f"names close to it: {', '.join(names)}" if names else None,
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.cli import arguments
+from graphopt.errors import UserError
 
 if TYPE_CHECKING:
     from graphopt.validation.proof import Proof
@@ -32,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="close",
         help="exact: bit for bit; close (default): within A's noise; lossy: within an accuracy budget",
     )
+    parser.add_argument(
+        "--min-cosine", type=float, metavar="X", help="lossy: least cosine similarity per output (0.99)"
+    )
+    parser.add_argument("--min-sqnr", type=float, metavar="DB", help="lossy: least SQNR per output (15 dB)")
     parser.add_argument("--strict", action="store_true", help="exit 1 unless it is proven")
     arguments.add_trust(parser)
     arguments.add_inputs(parser)
@@ -42,11 +47,16 @@ def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     numerics = arguments.choice(args.numerics.lower(), _NUMERICS, "--numerics")
     shapes = arguments.input_shapes(args.input_shape)
+    limits = {"min_cosine": args.min_cosine, "min_sqnr_db": args.min_sqnr}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given and numerics != "lossy":
+        raise UserError("--min-cosine and --min-sqnr are budgets", fix="they go with --numerics lossy")
 
     from graphopt import api
     from graphopt.cli.terminal import progress, reader_may_leave
     from graphopt.graph.text import dims_text
     from graphopt.report.document import to_json
+    from graphopt.validation.compare import Budget
 
     with progress(quiet=args.quiet, verbose=args.verbose) as tell:
         tell("validate", f"{args.a} and {args.b}")
@@ -58,6 +68,7 @@ def execute(args: argparse.Namespace) -> int:
             input_shapes=shapes or None,
             providers=arguments.comma_list(args.providers),
             numerics=numerics.upper(),
+            budget=Budget(**given) if numerics == "lossy" else None,
             trust_external_paths=args.trust_external_paths,
         )
     with reader_may_leave():

@@ -60,3 +60,15 @@ def test_wrong_use(cli: Any, model: Path, words: list[str], says: str) -> None:
     assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
+
+
+def test_lossy_is_held_to_a_budget(cli: Any, model: Path) -> None:
+    other = moved(model, 0.25)
+    lossy = ("validate", model, other, "--numerics", "lossy")
+    assert cli(*lossy, "--min-cosine", "0.1", "--min-sqnr", "-20")[0] == 0
+    code, out, _ = cli(*lossy, "--min-cosine", "0.999999")
+    assert code == 1
+    assert "cosine" in out
+    code, _, err = cli("validate", model, other, "--min-cosine", "0.9")
+    assert code == 2
+    assert "--numerics lossy" in err

@@ -45,7 +45,7 @@ def operand(graph: GraphView, node: Node, name: str, slot: int, since: int) -> l
         return None
     values = known_ints(graph, tensor)
     if values is None:
-        raise RefusedRewrite(f"the {name} of {label(node)} is not constant")
+        raise RefusedRewrite(f"the operand {name} of {label(node)} is not constant")
     return values
 
 

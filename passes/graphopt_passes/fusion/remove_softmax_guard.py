@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -63,8 +63,10 @@ class RemoveSoftmaxGuard(NodePass):
     numerics: ClassVar[Numerics] = Numerics.CLOSE
     ops: ClassVar[tuple[str, ...]] = ("Where",)
 
-    assume_finite: bool = False
-    assume_unmasked: bool = False
+    assume_finite: bool = field(
+        default=False, metadata={"help": "no score is NaN, infinite, or beyond 2**100 (float16: 2**13)"}
+    )
+    assume_unmasked: bool = field(default=False, metadata={"help": "no row of scores is masked as a whole"})
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Remove the guard `node`."""
