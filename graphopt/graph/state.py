@@ -1,68 +1,40 @@
-"""The mutable state of a model under rewriting: primitive edits, each with its undo.
+"""The state of a model under rewriting: sites, the order of nodes, and the journal.
 
-`Rewriter` is what passes see; this is what stands behind it, one per model. An edit is made at once and
-its inverse pushed on an undo log; when a site commits, everything that the site left without readers
-is erased, and when it is refused or raises, the log is played back.
+`Rewriter` is what passes see; this is what stands behind it, one per model. When a site commits, everything
+that it left without readers is erased; when it is refused or raises, its edits are undone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from graphopt.errors import RefusedRewrite
-from graphopt.graph.facts import Facts, Saved
-from graphopt.graph.index import Index, body_label
+from graphopt.graph.edits import Edits, Site
+from graphopt.graph.facts import Facts
+from graphopt.graph.index import body_label
 from graphopt.graph.journal import Change, Journal, Refusal, SiteKey
 from graphopt.graph.mentions import mentioned_names
 from graphopt.graph.nearby import Nearby
 from graphopt.graph.order import sort_body
-from graphopt.ir import Body, Constant, Node, Tensor, Variable
+from graphopt.ir import Body, Constant, Node, Tensor
 from graphopt.model import Model
 
-# New nodes rank this far above their producers: 2**-20 leaves room for a million nodes in a chain
-# between two neighbours of the input model before two ranks collide (which only costs a re-sort).
-RANK_STEP = 2.0**-20
 
-
-class Site:
-    """One rewrite in progress."""
-
-    __slots__ = ("added", "freed", "key", "learned", "op", "refused", "removed", "touched", "undo", "why")
-
-    def __init__(self, key: SiteKey, op: str, why: str, touched: int) -> None:
-        self.key, self.op, self.why, self.touched = key, op, why, touched
-        self.undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self.learned: list[tuple[Tensor, Saved]] = []
-        self.freed: list[Tensor] = []
-        self.added: dict[Node, None] = {}
-        self.removed: list[str] = []
-        self.refused = False
-
-
-class GraphState:
+class GraphState(Edits):
     """A model, its index and facts, and the journal of what is done to it."""
 
     def __init__(
         self, model: Model, facts: Facts, journal: Journal | None = None, keep: Iterable[str] = ()
     ) -> None:
-        self.model = model
-        self.index = Index(model.graph)
-        self.facts = facts
+        super().__init__(model, facts, keep)
         self.journal = journal if journal is not None else Journal()
         self.pass_name = ""
-        self.site: Site | None = None
-        self.touched: list[Node] = []  # nodes whose surroundings changed, in order
         self.nearby = Nearby(self)
         self._settled = 0
         self._unsorted: set[Body] = set()
         self._labels: dict[Body, str] = {}
         self._mentions: dict[Body, frozenset[str]] = {}
-        patterns = [fnmatch.translate(glob) for glob in keep]
-        self._keep = re.compile("|".join(patterns)) if patterns else None
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -71,16 +43,6 @@ class GraphState:
         if body not in self._labels:
             self._labels[body] = body_label(self.index, body)
         return self._labels[body]
-
-    def keeps(self, thing: Node | Tensor) -> bool:
-        """Whether the user asked that this node or tensor be left alone."""
-        if self._keep is None:
-            return False
-        if isinstance(thing, Node):
-            return bool(thing.name and self._keep.match(thing.name)) or any(
-                t.name and self._keep.match(t.name) for t in thing.outputs
-            )
-        return self._keep.match(thing.name) is not None
 
     def live_bodies(self) -> list[Body]:
         """Every body that is still part of the model, each before the body that holds it."""
@@ -100,10 +62,6 @@ class GraphState:
         self.settle_order()
         self.index.relink()
         return self.model
-
-    def opsets(self, body: Body) -> dict[str, int]:
-        """Operator set versions in force in `body`, by domain ("" for ai.onnx)."""
-        return body.opset_imports
 
     # -- order ---------------------------------------------------------------------------------------
 
@@ -254,250 +212,3 @@ class GraphState:
                 and not self.keeps(producer)
             ):
                 self.remove_node(producer)
-
-    def _log(self, function: Callable[..., None], *arguments: Any) -> None:
-        if self.site is not None:
-            self.site.undo.append((function, arguments))
-
-    def _free(self, tensor: Tensor) -> None:
-        if self.site is not None:
-            self.site.freed.append(tensor)
-
-    def merge_facts(self, a: Tensor, b: Tensor) -> None:
-        """State that `a` and `b` are the same value; undone with the site, which may be wrong about it."""
-        facts = self.facts
-        if self.site is not None:
-            # Kept apart from the edits: a site that only learned something has changed nothing.
-            self.site.learned.extend((t, facts.save(t)) for t in (a, b))
-        facts.merge(a, b)
-
-    # -- primitive edits -----------------------------------------------------------------------------
-
-    def import_domain(self, body: Body, domain: str, version: int) -> None:
-        """`body` imports `domain`, and so does the model around a function; a version in force stays."""
-        for imports in (self.opsets(body), self.model.opset_imports):
-            if domain not in imports:
-                imports[domain] = version
-                self._log(imports.__delitem__, domain)
-
-    def add_node(self, body: Body, node: Node) -> None:
-        """Put `node`, whose outputs are new, into `body`."""
-        index = self.index
-        rank = 0.0
-        for t in node.inputs:
-            producer = index.producer.get(t)
-            if producer is not None and index.home[producer] is body:
-                rank = max(rank, index.rank[producer])
-        index.add_node(body, node, rank + RANK_STEP)
-        index.names.add(node.name)
-        for t in node.inputs:
-            self.adopt(t, body)
-        self.touched.append(node)
-        if self.site is not None:
-            self.site.added[node] = None
-            self.site.freed.extend(t for t in node.outputs if t.name)
-        self._log(self._unadd_node, node)
-
-    def _unadd_node(self, node: Node) -> None:
-        self.index.remove_node(node)
-
-    def remove_node(self, node: Node) -> None:
-        """Take `node` and the bodies it holds out of the graph."""
-        index = self.index
-        for inner in node.bodies():
-            for held in reversed(self.ordered(inner)):
-                self.remove_node(held)
-            for t in inner.outputs:
-                self._drop_output(t)
-            for t in list(inner.initializers):
-                self.remove_constant(t)
-        body, rank = index.home[node], index.rank[node]
-        index.remove_node(node)
-        for t in node.inputs:
-            if t.name:
-                self._free(t)
-        if self.site is not None:
-            if node in self.site.added:
-                del self.site.added[node]
-            else:
-                self.site.removed.append(node.op)
-        self._log(self._unremove_node, body, node, rank)
-
-    def _unremove_node(self, body: Body, node: Node, rank: float) -> None:
-        self.index.add_node(body, node, rank)
-
-    def _drop_output(self, tensor: Tensor) -> None:
-        if tensor in self.index.output_slots:
-            self._drop_output_quietly(tensor)
-            self._free(tensor)
-            self._log(self._add_output, tensor)
-
-    def _add_output(self, tensor: Tensor) -> None:
-        slots = self.index.output_slots
-        slots[tensor] = slots.get(tensor, 0) + 1
-
-    def set_slot(self, node: Node, slot: int, tensor: Tensor) -> None:
-        """`node` reads `tensor` at `slot`."""
-        old = node.inputs[slot]
-        if old is tensor:
-            return
-        self._put_slot(node, slot, tensor)
-        if old.name:
-            self._free(old)
-            self.touch_producer(old)
-        self.adopt(tensor, self.index.home[node])
-        self.touched.append(node)
-        self._log(self._put_slot, node, slot, old)
-
-    def _put_slot(self, node: Node, slot: int, tensor: Tensor) -> None:
-        old = node.inputs[slot]
-        list.__setitem__(node.inputs, slot, tensor)
-        if old.name:
-            self.index.unread(old, node)
-        if tensor.name:
-            self.index.read(tensor, node)
-
-    def resize_inputs(self, node: Node, count: int) -> None:
-        """Give `node` exactly `count` input slots: new ones are omitted inputs."""
-        while len(node.inputs) > count:
-            self.set_slot(node, len(node.inputs) - 1, Variable.empty())
-            dropped = list.pop(node.inputs)
-            self._log(list.append, node.inputs, dropped)
-        while len(node.inputs) < count:
-            list.append(node.inputs, Variable.empty())
-            self._log(_pop, node.inputs)
-
-    def set_output(self, node: Node, slot: int, tensor: Tensor) -> None:
-        """`node` computes `tensor` at output `slot`; whoever computed it before no longer does."""
-        previous = self.index.producer.get(tensor) if tensor.name else None
-        if previous is not None and previous is not node:
-            place = next(i for i, t in enumerate(previous.outputs) if t is tensor)
-            self._put_output(previous, place, Variable.empty())
-            self._log(self._put_output, previous, place, tensor)
-            self.touched.append(previous)
-            if not any(self.index.is_read(o) for o in previous.outputs if o.name):
-                self._orphan(previous)
-        old = node.outputs[slot]
-        self._put_output(node, slot, tensor)
-        self._log(self._put_output, node, slot, old)
-        self.touched.append(node)
-        self.touched.extend(self.index.readers.get(tensor, ()))
-
-    def _orphan(self, node: Node) -> None:
-        if not self.keeps(node):
-            self.remove_node(node)
-
-    def _put_output(self, node: Node, slot: int, tensor: Tensor) -> None:
-        old = node.outputs[slot]
-        list.__setitem__(node.outputs, slot, tensor)
-        if self.index.producer.get(old) is node and not any(t is old for t in node.outputs):
-            del self.index.producer[old]
-        if tensor.name and node in self.index.home:
-            self.index.producer[tensor] = node
-
-    def omit_output(self, node: Node, slot: int) -> None:
-        """Output `slot`, which nobody reads, becomes an omitted one."""
-        old = node.outputs[slot]
-        self._put_output(node, slot, Variable.empty())
-        self._log(self._put_output, node, slot, old)
-        while len(node.outputs) > 1 and not node.outputs[-1].name:
-            dropped = list.pop(node.outputs)
-            self._log(list.append, node.outputs, dropped)
-        self.touched.append(node)
-
-    def move_node(self, node: Node, body: Body, rank: float) -> None:
-        """`node` stands in `body` from now on, with everything it reads and computes as before."""
-        index = self.index
-        before = (node, index.home[node], index.rank[node])
-        self._rehome(node, body, rank)
-        self.touched.append(node)
-        self._log(self._rehome, *before)
-
-    def _rehome(self, node: Node, body: Body, rank: float) -> None:
-        self.index.remove_node(node)
-        self.index.add_node(body, node, rank)
-
-    def move_constant(self, constant: Constant, body: Body) -> None:
-        """`body` owns `constant` from now on."""
-        self.remove_constant(constant)
-        self._readd_constant(constant, body)
-        self._log(self._unadd_constant, constant)
-
-    def rename(self, tensor: Tensor, name: str) -> None:
-        """Rename a tensor that is no graph input or output."""
-        old = tensor.name
-        tensor.name = name
-        self._log(setattr, tensor, "name", old)
-
-    def set_body_output(self, body: Body, slot: int, tensor: Tensor) -> None:
-        """`body` returns `tensor` at `slot`. Only for bodies whose output names nobody sees."""
-        old = body.outputs[slot]
-        body.outputs[slot] = tensor
-        self._log(_put_body_output, body, slot, old)
-        self._drop_output(old)
-        if tensor.name:
-            self._add_output(tensor)
-            self._log(self._drop_output_quietly, tensor)
-            self.adopt(tensor, body)
-
-    def _drop_output_quietly(self, tensor: Tensor) -> None:
-        slots = self.index.output_slots
-        slots[tensor] -= 1
-        if not slots[tensor]:
-            del slots[tensor]
-
-    def set_attr(self, node: Node, name: str, value: Any) -> None:
-        """Set (or with None: drop) the attribute `name` of `node`."""
-        old, changed = node.attrs.get(name), node.attrs_changed
-        _put_attr(node, name, value, True)
-        self.touched.append(node)
-        self._log(_put_attr, node, name, old, changed)
-
-    def add_constant(self, body: Body, constant: Constant) -> None:
-        """Own `constant` in `body`."""
-        body.initializers[constant] = None
-        self.index.constant_home[constant] = body
-        self.index.names.add(constant.name)
-        self._log(self._unadd_constant, constant)
-
-    def _unadd_constant(self, constant: Constant) -> None:
-        home = self.index.constant_home.pop(constant, None)
-        if home is not None:
-            home.initializers.pop(constant, None)
-
-    def remove_constant(self, constant: Constant) -> None:
-        """Take an initializer that nobody reads out of its body."""
-        home = self.index.constant_home.pop(constant)
-        home.initializers.pop(constant, None)
-        self._log(self._readd_constant, constant, home)
-
-    def _readd_constant(self, constant: Constant, home: Body) -> None:
-        home.initializers[constant] = None
-        self.index.constant_home[constant] = home
-
-    def adopt(self, tensor: Tensor, body: Body) -> None:
-        """A constant that nobody owns yet (or that an undone site disowned) belongs to `body`."""
-        if isinstance(tensor, Constant) and tensor not in self.index.constant_home:
-            self.add_constant(body, tensor)
-
-    def touch_producer(self, tensor: Tensor) -> None:
-        """The readers of `tensor` changed: its producer may match now."""
-        producer = self.index.producer.get(tensor)
-        if producer is not None:
-            self.touched.append(producer)
-
-
-def _pop(items: list[Any]) -> None:
-    list.pop(items)
-
-
-def _put_attr(node: Node, name: str, value: Any, changed: bool) -> None:
-    if value is None:
-        node.attrs.pop(name, None)
-    else:
-        node.attrs[name] = value
-    node.attrs_changed = changed
-
-
-def _put_body_output(body: Body, slot: int, tensor: Tensor) -> None:
-    body.outputs[slot] = tensor
