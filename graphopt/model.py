@@ -102,6 +102,10 @@ class Model:
         """
         return self._scratch.stow(array, self._sources)
 
+    def lend(self, nbytes: int) -> None:
+        """Say that `nbytes` of a weight are about to be read, so that others can be let go of."""
+        self._sources.lend(nbytes)
+
     def release(self) -> None:
         """Let go of weights in memory that are in files as well; they are read again on use."""
         self._sources.release()

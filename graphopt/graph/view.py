@@ -18,6 +18,8 @@ from graphopt.io.weights import FileValues
 from graphopt.ir import Body, Constant, Function, Node, Tensor
 
 Array = NDArray[Any]
+# From this size on it matters whether a weight that was read stays in memory.
+_MAPPED_BYTES = 1 << 16
 
 
 class GraphView:
@@ -221,6 +223,7 @@ class GraphView:
         found = self.constant(tensor)
         if found is None:
             return None
+        self._lend(found)
         values: Array = found.values
         return values
 
@@ -247,6 +250,7 @@ class GraphView:
         Two dense constants of one dtype and shape are the same bit for bit if and, where both come from
         files or both are in memory, only if their contents are equal.
         """
+        self._lend(constant)
         values = constant._values
         if isinstance(values, FileValues):
             return values.region.view()
@@ -255,6 +259,11 @@ class GraphView:
             return tuple(array.reshape(-1).tolist())
         flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return memoryview(flat).toreadonly()
+
+    def _lend(self, constant: Constant) -> None:
+        nbytes = constant.nbytes
+        if nbytes >= _MAPPED_BYTES:
+            self._state.model.lend(nbytes)
 
     def enclosing(self) -> list[Body]:
         """The bodies around this one, innermost first."""

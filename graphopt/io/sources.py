@@ -247,6 +247,7 @@ class Sources:
     def __init__(self) -> None:
         self.all: list[Source] = []
         self._files: dict[Path, FileSource] = {}
+        self._lent = 0
 
     def file(self, path: Path) -> FileSource:
         """The source for a file, one per real path.
@@ -270,8 +271,16 @@ class Sources:
         """How many files are mapped now."""
         return sum(source.is_mapped() for source in self._files.values())
 
+    def lend(self, nbytes: int) -> None:
+        """Somebody is about to read `nbytes` of an array: what was read long before is let go of."""
+        self._lent += nbytes
+        if self._lent > _RESIDENT:
+            self.release()
+            self._lent = nbytes
+
     def release(self) -> None:
         """Let go of the pages of all mapped files; views stay valid and are read again on use."""
+        self._lent = 0
         for source in self.all:
             source.release()
 

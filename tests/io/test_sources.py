@@ -51,3 +51,19 @@ def test_reading_all_weights_keeps_few_of_them_resident(tmp_path: Path) -> None:
     assert most < 12 * piece
     sources.release()
     assert resident_file_bytes() - before < piece
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_reading_arrays_again_keeps_few_of_them_resident(tmp_path: Path) -> None:
+    piece = 1 << 23
+    with (tmp_path / "w").open("wb") as file:
+        file.truncate(24 * piece)
+    sources = Sources()
+    source = sources.file(tmp_path / "w")
+    arrays = [np.frombuffer(source.view(i * piece, piece), np.uint8) for i in range(24)]
+    before, most = resident_file_bytes(), 0
+    for array in arrays:
+        sources.lend(array.nbytes)
+        assert not array.any()
+        most = max(most, resident_file_bytes() - before)
+    assert most < 12 * piece
