@@ -95,7 +95,7 @@ class Cse(Pass):
     """Common subexpressions: nodes that compute the same thing from the same tensors become one.
 
     The first in topological order stays. When both are outputs of the body, the second becomes an
-    Identity of the first, so that each output keeps its name.
+    Identity of the first, so that each output keeps its name; a Constant stays what it is.
 
     Left alone: random operators and training modes, operators that hold bodies, custom operators and
     calls of local functions. Operands are taken to commute only where that is exact to the last bit.
@@ -125,8 +125,9 @@ class Cse(Pass):
             for old, new in zip(node.outputs, known.outputs, strict=True)
             if old.name and graph.is_output(old) and (graph.is_output(new) or graph.keeps(new))
         ]
-        if both and (node.op == "Identity" or len(node.outputs) > 1 or not graph.has_op("Identity")):
-            if node.op != "Identity":
+        plain = node.op in ("Identity", "Constant")  # an Identity in its place would gain nothing
+        if both and (plain or len(node.outputs) > 1 or not graph.has_op("Identity")):
+            if not plain:
                 graph.refuse(node, f"{both[0][0].name} and {both[0][1].name} are both outputs")
             return
         with graph.site(node, f"computes the same as {known.name or known.outputs[0].name}"):

@@ -93,6 +93,15 @@ def test_two_outputs_of_one_value() -> None:
     assert reader.input[0] == "y"
 
 
+def test_constants_that_are_outputs_stay_constants() -> None:
+    """An Identity in place of one would be folded to the Constant again, and so on for ever."""
+    both = graph(
+        "y = Constant<value = int64[1] {0}>() z = Constant<value = int64[1] {0}>()",
+        outputs="int64[1] y, int64[1] z",
+    )
+    assert_refuses(Cse(), both)
+
+
 def test_several_outputs_merge_together_or_not_at_all() -> None:
     body = "a, b = Split<axis=1>(x, s) c, d = Split<axis=1>(x, s) e = Add(a, d) f = Add(b, c) y = Mul(e, f)"
     before = graph(body, "int64[2] s = {2, 2}", outputs="float[N, 2] y")
