@@ -31,6 +31,21 @@ AttributeRef = gs.Node.AttributeRef
 put = object.__setattr__
 
 
+class Links(SynchronizedList):  # type: ignore[misc]
+    """onnx-graphsurgeon's list of links, without a dict each: a graph has four for every node.
+
+    Args:
+        parent_obj: the node or tensor whose links these are.
+        field_name: what the other end calls its list of them.
+    """
+
+    __slots__ = ("field_name", "parent_obj")
+
+    def __init__(self, parent_obj: gs.Node | gs.Tensor, field_name: str) -> None:
+        self.parent_obj = parent_obj
+        self.field_name = field_name
+
+
 class Node(gs.Node):  # type: ignore[misc]
     """One operation. `inputs` may hold empty tensors: omitted optional inputs.
 
@@ -68,7 +83,7 @@ class Node(gs.Node):  # type: ignore[misc]
         domain: str = "",
     ) -> None:
         # gs.Node.__init__ pays for each link; the loops below are the same, flat.
-        ins, outs = SynchronizedList(self, "outputs", ()), SynchronizedList(self, "inputs", ())
+        ins, outs = Links(self, "outputs"), Links(self, "inputs")
         list.extend(ins, inputs)
         list.extend(outs, outputs)
         put(self, "op", op)
@@ -117,8 +132,8 @@ class Variable(gs.Variable):  # type: ignore[misc]
 
     def __init__(self, name: str, dtype: Any = None, shape: Any = None, type: str = "tensor_type") -> None:
         put(self, "name", name)
-        put(self, "inputs", SynchronizedList(self, "outputs", ()))
-        put(self, "outputs", SynchronizedList(self, "inputs", ()))
+        put(self, "inputs", Links(self, "outputs"))
+        put(self, "outputs", Links(self, "inputs"))
         put(self, "dtype", dtype)
         put(self, "shape", shape)
         put(self, "type", type)
@@ -151,8 +166,8 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     def __init__(self, name: str, values: np.ndarray[Any, Any] | LazyValues, made_by: str = "") -> None:
         put(self, "name", name)
-        put(self, "inputs", SynchronizedList(self, "outputs", ()))
-        put(self, "outputs", SynchronizedList(self, "inputs", ()))
+        put(self, "inputs", Links(self, "outputs"))
+        put(self, "outputs", Links(self, "inputs"))
         put(self, "_values", values)
         put(self, "data_location", None)
         put(self, "_export_dtype", None)

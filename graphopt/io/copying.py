@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_graphsurgeon.util.misc import SynchronizedList
-
 from graphopt import collector, ir
 
 _Map = dict[ir.Tensor, ir.Tensor]
@@ -83,7 +81,7 @@ def _body(
             take(t)
     known = mapping.get
     # What the constructors do, flat: a big graph has hundreds of thousands of these lists.
-    node_class, new_node, new_list = ir.Node, ir.Node.__new__, SynchronizedList.__new__
+    node_class, new_node, new_list = ir.Node, ir.Node.__new__, ir.Links.__new__
     extend, append = list.extend, list.append
     nodes = []
     for node in old.nodes:
@@ -98,7 +96,7 @@ def _body(
         inputs = [known(t) or take(t) for t in node.inputs]
         outputs = [known(t) or take(t) for t in node.outputs]
         copy = new_node(node_class)
-        ins, outs = new_list(SynchronizedList), new_list(SynchronizedList)
+        ins, outs = new_list(ir.Links), new_list(ir.Links)
         ins.parent_obj = outs.parent_obj = copy
         ins.field_name, outs.field_name = "outputs", "inputs"
         extend(ins, inputs)
@@ -137,10 +135,7 @@ def _tensor(tensor: ir.Tensor) -> ir.Tensor:
     """The tensor without its links."""
     kind = tensor.__class__
     copy: ir.Tensor = kind.__new__(kind)
-    producers, readers = (
-        SynchronizedList.__new__(SynchronizedList),
-        SynchronizedList.__new__(SynchronizedList),
-    )
+    producers, readers = ir.Links.__new__(ir.Links), ir.Links.__new__(ir.Links)
     producers.parent_obj = readers.parent_obj = copy
     producers.field_name, readers.field_name = "outputs", "inputs"
     fields = copy.__dict__
