@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from graphopt.graph.journal import Change, Journal
+from graphopt.graph.text import dtype_text
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
@@ -103,6 +106,16 @@ def culprit(guilt: Guilt, folder: str = "", command: str = "") -> Culprit:
     )
 
 
+def _dtype(name: str) -> str:
+    """A numpy dtype's name as ONNX spells it, as `inspect` and `diff` do: "float" for float32."""
+    if name == "object":
+        return "string"
+    try:
+        return dtype_text(np.dtype(name))
+    except (TypeError, ValueError):
+        return name
+
+
 def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | None]) -> tuple[OutputRow, ...]:
     """How far each output moved; `declared` are the dims that the model declares, by output."""
     if proof is None:
@@ -113,7 +126,7 @@ def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | No
         rows.append(
             OutputRow(
                 name=v.name,
-                dtype=v.dtype,
+                dtype=_dtype(v.dtype),
                 shape=declared.get(v.name),
                 numerics=cast(NumericsName, v.level),
                 max_abs=m.max_abs if m else None,

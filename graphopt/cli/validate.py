@@ -88,8 +88,8 @@ def _show(proof: Proof, declared: dict[str, tuple[str, ...] | None], *, verbose:
     out = console()
     render.verdict(proof.verdict, proof.reason or "they compute the same", out)
     rows = summary.output_rows(proof, declared)
-    render.outputs(rows, proof.probes, out, verbose=verbose)
+    render.outputs(rows, proof.probes, out, verbose=verbose, said=proof.reason)
     for warning in proof.warnings:
         render.line(out, "warning", clean(warning), "yellow")
     if verbose:
-        out.print(f"compared under {', '.join(proof.runtimes)}")
+        out.print(f"compared under {'; '.join(proof.runtimes)}")

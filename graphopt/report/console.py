@@ -26,6 +26,8 @@ _MAX_OUTPUTS = 12
 _MAX_OPS = 12
 _MAX_PROBES = 3
 _INDENT = "  "
+#: Columns that the table of outputs needs beside the types: a short name, and the figures.
+_BESIDE_TYPE = 48
 
 
 def render(report: RunReport, console: Console, *, explain: bool = False, verbose: bool = False) -> None:
@@ -45,7 +47,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     _passes(report, console, explain=explain, verbose=verbose)
     if explain:
         _refusals(report, console)
-    outputs(report.outputs, report.probes, console, verbose=verbose)
+    outputs(report.outputs, report.probes, console, verbose=verbose, said=report.verdict_reason)
     for warning in report.warnings:
         line(console, "warning", clean(warning), "yellow")
     if verbose:
@@ -100,10 +102,25 @@ def _default_reason(report: RunReport) -> str:
         "proven": "the result computes the same as the input",
         "unproven": "no runtime here can tell whether the result is right",
         "not verified": "the result was not compared with the input (--verify off)",
-        "rolled back": f"{plural(len(report.culprits), 'rewrite')} made the result wrong and"
-        f" {'is' if len(report.culprits) == 1 else 'are'} not in it",
+        "rolled back": _rolled_back(report.culprits),
         "failed": "the result is wrong; nothing was written",
     }[report.verdict]
+
+
+def _rolled_back(culprits: Sequence[Culprit]) -> str:
+    crashed = sum(1 for culprit in culprits if culprit.trace)
+    whole = sum(1 for culprit in culprits if not culprit.trace and not culprit.site)
+    sites = len(culprits) - crashed - whole
+    parts = [
+        f"{plural(n, noun, many)} {did}"
+        for n, noun, many, did in (
+            (sites, "rewrite", "rewrites", "made the result wrong"),
+            (whole, "pass", "passes", "made the result wrong"),
+            (crashed, "pass", "passes", "crashed"),
+        )
+        if n
+    ]
+    return f"{' and '.join(parts)} and {'is' if len(culprits) == 1 else 'are'} not in it"
 
 
 def _culprit(culprit: Culprit, console: Console) -> None:
@@ -118,7 +135,9 @@ def _culprit(culprit: Culprit, console: Console) -> None:
     ):
         if text:  # unwrapped: paths and commands are there to be copied
             console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)
-    for row in culprit.trace.rstrip().splitlines():
+    # What the pass raised; that the engine then raised a PassError is no news.
+    trace = culprit.trace.partition("\nThe above exception was the direct cause of")[0]
+    for row in trace.rstrip().splitlines():
         console.print(_INDENT + clean(row), markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
@@ -132,8 +151,11 @@ def _sizes(report: RunReport, console: Console) -> None:
         )
     rows.add_row("initializers", *_pair(before.initializers, after.initializers))
     rows.add_row("parameters", *_pair(before.parameters, after.parameters))
-    old, new = report.input.bytes or before.bytes, report.output.bytes if report.output else after.bytes
-    rows.add_row("file", size(old), size(new), change(old, new))
+    if report.output and report.input.bytes:
+        what, old, new = "file", report.input.bytes, report.output.bytes
+    else:
+        what, old, new = "weights", before.bytes, after.bytes
+    rows.add_row(what, size(old), size(new), change(old, new))
     for domain in sorted({*before.opsets, *after.opsets}):
         pair = before.opsets.get(domain, "-"), after.opsets.get(domain, "-")
         if pair[0] != pair[1]:
@@ -230,8 +252,18 @@ def _refusals(report: RunReport, console: Console) -> None:
         _indented(console, "no near misses")
 
 
-def outputs(rows: Sequence[OutputRow], probes: Sequence[str], console: Console, *, verbose: bool) -> None:
-    """How far each output moved, and on which inputs that was found out."""
+def outputs(
+    rows: Sequence[OutputRow], probes: Sequence[str], console: Console, *, verbose: bool, said: str = ""
+) -> None:
+    """How far each output moved, and on which inputs that was found out.
+
+    Args:
+        rows: the outputs.
+        probes: the inputs.
+        console: where to.
+        verbose: leave nothing out.
+        said: what the report has said already; notes that are in it are not repeated.
+    """
     if not rows:
         return
     shown = list(rows) if verbose else _worst_first(rows)
@@ -239,15 +271,16 @@ def outputs(rows: Sequence[OutputRow], probes: Sequence[str], console: Console, 
     for row in shown:
         result.add_row(
             clean(row.name),
-            row.dtype + ("" if row.shape is None else f"[{','.join(row.shape)}]"),
+            _type(row, width=max(24, console.width - _BESIDE_TYPE)),
             figure(row.max_abs),
             row.numerics if row.allowed is None else figure(row.allowed),
             "-" if row.sqnr_db is None else f"{row.sqnr_db:.0f}",
             _text(row.verdict),
         )
-        if row.note:
-            result.add_row("", clean(row.note), "", "", "", "")
     show(console, result)
+    for row in shown:
+        if row.note and row.note not in said:
+            _indented(console, f"{clean(row.name)}: {clean(row.note)}", style="")
     notes = []
     if len(shown) < len(rows):
         notes.append(f"{plural(len(rows) - len(shown), 'more output')} (-v lists them)")
@@ -257,6 +290,20 @@ def outputs(rows: Sequence[OutputRow], probes: Sequence[str], console: Console, 
             notes.append(f"and {len(probes) - _MAX_PROBES} more")
     if notes:
         _indented(console, "; ".join(map(clean, notes)))
+
+
+def _type(row: OutputRow, width: int) -> str:
+    """Element type and dims, broken between dims where it is wider than `width`."""
+    if row.shape is None:
+        return row.dtype
+    dims = [f"{clean(dim)}," for dim in row.shape[:-1]] + [clean(dim) for dim in row.shape[-1:]]
+    lines = [f"{row.dtype}["]
+    for dim in dims:
+        if len(lines[-1]) + len(dim) < width:
+            lines[-1] += dim
+        else:
+            lines.append(f"  {dim}")
+    return "\n".join(lines) + "]"
 
 
 def _worst_first(rows: Sequence[OutputRow]) -> list[OutputRow]:
@@ -275,13 +322,14 @@ def _text(verdict: str) -> Text:
 
 def _details(report: RunReport, console: Console) -> None:
     rows = table("", "")
-    rows.add_row("pipeline", clean(report.pipeline))
     rows.add_row("target", report.target)
     if report.runtimes:
-        rows.add_row("compared under", ", ".join(report.runtimes))
+        rows.add_row("compared under", "; ".join(report.runtimes))
     rows.add_row("time", ", ".join(f"{stage} {seconds(s)}" for stage, s in report.seconds.items()))
     rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
     show(console, rows)
+    # Unwrapped: it is there to be copied.
+    console.print(f"\n{_INDENT}pipeline: {clean(report.pipeline)}", markup=False, soft_wrap=True)
 
 
 def _written(report: RunReport, console: Console) -> None:

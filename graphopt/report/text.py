@@ -16,13 +16,13 @@ def size(n: int) -> str:
 
 
 def count(n: float) -> str:
-    """A large number: "12,345", then "1.23 M"."""
+    """A large number: "12,345", then three digits: "1.23 M", "28.0 M"."""
     if abs(n) < 1_000_000:
         return f"{n:,.0f}"
     for unit in ("M", "G", "T"):
         n /= 1000 if unit != "M" else 1_000_000
         if abs(n) < 999.5:
-            return f"{n:.3g} {unit}"
+            return f"{n:.{2 if abs(n) < 9.995 else 1 if abs(n) < 99.95 else 0}f} {unit}"
     return f"{n:,.0f} T"
 
 
@@ -46,7 +46,7 @@ def figure(value: float | None) -> str:
         return "0"
     if not math.isfinite(value):
         return {math.inf: "inf", -math.inf: "-inf"}.get(value, "nan")
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+    return f"{value:.3g}" if 1e-2 <= abs(value) < 1e4 else f"{value:.1e}"
 
 
 def seconds(value: float) -> str:

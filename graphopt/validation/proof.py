@@ -243,20 +243,25 @@ def _add(
         return replace(proof, verdict="failed", culprit=culprit, reason=result)
     worst = {v.name: v for v in proof.outputs}
     failing: int | None = None
-    reasons: list[str] = []
+    reasons: list[tuple[tuple[float, float], str]] = []
     for i, verdicts in enumerate(result):
         for verdict in verdicts:
             if not verdict.ok and verdict.name in (excused or {}):
                 continue  # the original does the same; there is a warning about it
             if not verdict.ok:
                 failing = i if failing is None else failing
-                reasons.append(f"output {verdict.name!r} under {runtime}: {verdict.reason}")
+                reasons.append(
+                    (_badness(verdict), f"output {verdict.name!r} under {runtime}: {verdict.reason}")
+                )
             worst[verdict.name] = worse(worst.get(verdict.name), verdict)
     proof = replace(proof, outputs=tuple(worst.values()))
     if failing is None:
         return proof
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return replace(proof, verdict="failed", culprit=culprit, reason=reasons[0] + more, failing_probe=failing)
+    more = f" (the worst of {len(reasons)} comparisons that failed)" if len(reasons) > 1 else ""
+    worst_reason = max(reasons, key=lambda item: item[0])[1]
+    return replace(
+        proof, verdict="failed", culprit=culprit, reason=worst_reason + more, failing_probe=failing
+    )
 
 
 def worse(a: OutputVerdict | None, b: OutputVerdict) -> OutputVerdict:

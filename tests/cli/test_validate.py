@@ -23,7 +23,7 @@ def test_the_same_model(cli: Any, model: Path) -> None:
     code, out, _ = cli("validate", model, model)
     assert code == 0
     assert out.startswith("PROVEN")
-    assert "float32[batch,2]" in out
+    assert "float[batch,2]" in out
     assert cli("validate", model, model, "--numerics", "exact")[0] == 0
     assert cli("validate", model, model, "-q") == (0, "", "")
 
@@ -72,3 +72,13 @@ def test_lossy_is_held_to_a_budget(cli: Any, model: Path) -> None:
     code, _, err = cli("validate", model, other, "--min-cosine", "0.9")
     assert code == 2
     assert "--numerics lossy" in err
+
+
+def test_the_reason_and_the_table_tell_the_same_difference(cli: Any, model: Path) -> None:
+    other = moved(model, 0.5)
+    code, out, _ = cli("validate", model, other)
+    assert code == 1
+    first = " ".join(out.partition("\n\n")[0].split())
+    assert "(the worst of 2 comparisons that failed)" in first
+    shown = json.loads(cli("validate", model, other, "--json")[1])["outputs"][0]["metrics"]["max_abs"]
+    assert f"max difference {shown:.3g}" in first

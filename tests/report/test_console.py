@@ -72,7 +72,7 @@ def test_only_passes_that_did_something_are_listed() -> None:
     assert "2 other passes found nothing to do; 2 near misses (--explain lists them)" in text
     everything = lines(shown(report(), verbose=True))
     assert any(line.startswith("cse EXACT 0") for line in everything)
-    assert "pipeline fold-conv-bn,fuse-gelu,cse" in everything
+    assert "pipeline: fold-conv-bn,fuse-gelu,cse" in everything
 
 
 def test_explain_lists_near_misses() -> None:
@@ -152,3 +152,47 @@ def test_no_colour_without_a_terminal_and_with_no_color(monkeypatch: pytest.Monk
     out = io.StringIO()
     render(report(), Console(file=out, width=80, markup=False, force_terminal=True))
     assert "32m" not in out.getvalue()
+
+
+def test_what_is_to_be_copied_is_not_broken() -> None:
+    pipeline = ",".join(f"remove-noop-{i}" for i in range(30))
+    assert f"pipeline: {pipeline}" in lines(shown(report(pipeline=pipeline), verbose=True))
+
+
+def test_without_a_file_weights_are_compared_with_weights() -> None:
+    text = lines(shown(report(verdict="unproven", output=None)))
+    assert "weights 99.6 kB 97.6 kB -2.0%" in text
+    assert not any(line.startswith("file ") for line in text)
+
+
+def test_a_crash_is_called_a_crash_and_only_its_own_traceback_is_shown() -> None:
+    trace = (
+        "Traceback (most recent call last):\nZeroDivisionError: division by zero\n\n"
+        "The above exception was the direct cause of the following exception:\n\nPassError: x\n"
+    )
+    crash = Culprit("halve", "", "pass 'halve': ZeroDivisionError", trace=trace)
+    text = shown(report(verdict="rolled back", culprits=(crash,)))
+    assert text.startswith("ROLLED BACK: 1 pass crashed and is not in it")
+    assert "ZeroDivisionError: division by zero" in text
+    assert "direct cause" not in text
+    wrong = Culprit("cse", "/l3/Mul", "it moved")
+    text = shown(report(verdict="rolled back", culprits=(wrong, wrong, crash)), width=100)
+    assert text.startswith(
+        "ROLLED BACK: 2 rewrites made the result wrong and 1 pass crashed and are not in it"
+    )
+
+
+def test_types_break_between_dims() -> None:
+    row = OutputRow(
+        "y", "float", ("LayerNormalization_dim_0", "LayerNormalization_dim_1", "768"), "CLOSE", 0.0
+    )
+    text = shown(report(outputs=(row,)))
+    assert "y float[LayerNormalization_dim_0, 0 CLOSE - ok" in lines(text)
+    assert "LayerNormalization_dim_1,768]" in lines(text)
+
+
+def test_a_note_stands_under_the_table_and_is_not_said_twice() -> None:
+    row = OutputRow("y", "float", ("2",), "CLOSE", 1.0, allowed=0.5, verdict="failed", note="twice too far")
+    assert "y: twice too far" in lines(shown(report(outputs=(row,), verdict="failed")))
+    said = shown(report(outputs=(row,), verdict="failed", verdict_reason="output 'y': twice too far"))
+    assert said.count("twice too far") == 1
