@@ -18,7 +18,7 @@ from graphopt.io.dtypes import stored_nbytes
 from graphopt.io.sources import FileSource, Region, Sources
 
 _KEYS: Final = frozenset({"location", "offset", "length", "checksum", "basepath"})
-_TRUST: Final = "If you trust this model, pass --trust-external-paths (trust_external_paths=True)."
+_TRUST: Final = "if you trust this model, pass --trust-external-paths (trust_external_paths=True)"
 
 
 class ExternalFiles:
@@ -72,7 +72,7 @@ class ExternalFiles:
                 tensor,
                 f"needs bytes {offset} to {offset + size} of {entries['location']!r}, which has only "
                 f"{source.size}",
-                "The data file is cut off or belongs to another model: fetch or export both again.",
+                "the data file is cut off or belongs to another model: fetch or export both again",
             )
         if size:
             self._taken.setdefault(source, []).append((offset, offset + size, tensor.name))
@@ -93,7 +93,7 @@ class ExternalFiles:
                         f"the external data of tensors {holder[2]!r} and {span[2]!r} overlap in part "
                         f"in {source.path}",
                         where=str(self._model),
-                        fix="Export the model again; no writer lays tensors out like this.",
+                        fix="export the model again; no writer lays tensors out like this",
                     )
                 if span[1] > reach[1]:
                     reach = span
@@ -108,7 +108,7 @@ class ExternalFiles:
                 raise _error(
                     tensor,
                     f"has external data with the unknown key {entry.key[:100]!r}",
-                    f"Known keys: {', '.join(sorted(_KEYS))}.",
+                    f"known keys: {', '.join(sorted(_KEYS))}",
                 )
             if entry.key in entries:
                 raise _error(tensor, f"has external data with the key {entry.key!r} twice")
@@ -133,7 +133,7 @@ class ExternalFiles:
             raise _error(
                 tensor,
                 "has external data, but the model was not loaded from a file",
-                "Load the model from its path, or load its external data first.",
+                "load the model from its path, or load its external data first",
             )
         if "\0" in location:
             raise _error(tensor, "has external data with a malformed location")
@@ -155,7 +155,7 @@ class ExternalFiles:
                 raise _error(
                     tensor,
                     f"has its data in {location!r}, which does not exist in {self._folder}",
-                    "Put the data file beside the model under exactly this name.",
+                    "put the data file beside the model under exactly this name",
                 ) from None
             path, real = candidate, candidate.resolve()
             status = real.stat()

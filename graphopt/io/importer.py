@@ -285,7 +285,7 @@ def _declare(protos: list[onnx.NodeProto], scope: Scope, outer: tuple[Scope, ...
                     raise ModelError(
                         f"the name {name!r}, an output of node {proto.name or proto.op_type!r}, is defined "
                         "more than once",
-                        fix="Every value of a model needs a name of its own; export it again.",
+                        fix="every value of a model needs a name of its own; export it again",
                     )
                 variable = scope[name] = variable_class(name)
             else:
@@ -351,5 +351,5 @@ def describe(tensor: ir.Tensor, info: onnx.ValueInfoProto) -> None:
 def _defined_twice(name: str, what: str, proto: Any) -> ModelError:
     return ModelError(
         f"the {what} {name!r} of {proto.name!r} is defined more than once",
-        fix="Every value of a model needs a name of its own; export it again.",
+        fix="every value of a model needs a name of its own; export it again",
     )

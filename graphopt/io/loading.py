@@ -21,12 +21,12 @@ from graphopt.io.tensors import TensorReader, Tickets, lift
 
 #: First bytes of files that people take for ONNX models -> what they are and what to do.
 _LOOKALIKES: Final = (
-    (0, b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", "Export it: torch.onnx.export."),
-    (0, b"\x80\x02", "a Python pickle", "Export the model: torch.onnx.export."),
-    (4, b"ORTM", "an ORT-format model", "graphopt reads the .onnx file that it was made from."),
-    (4, b"TFL3", "a TensorFlow Lite model", "Convert it: python -m tf2onnx.convert --tflite."),
-    (0, b"\x89HDF", "an HDF5 file", "Convert the model: python -m tf2onnx.convert."),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Run: git lfs pull."),
+    (0, b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", "export it: torch.onnx.export"),
+    (0, b"\x80\x02", "a Python pickle", "export the model: torch.onnx.export"),
+    (4, b"ORTM", "an ORT-format model", "name the .onnx file that it was made from"),
+    (4, b"TFL3", "a TensorFlow Lite model", "convert it: python -m tf2onnx.convert --tflite"),
+    (0, b"\x89HDF", "an HDF5 file", "convert the model: python -m tf2onnx.convert"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
 )
 
 
@@ -56,7 +56,7 @@ def load_file(path: Path, trust_external_paths: bool) -> Loaded:
     if not path.exists():
         raise ModelError("there is no such file", where=str(path))
     if not path.is_file():
-        raise ModelError("is not a file", where=str(path), fix="Name the .onnx file itself.")
+        raise ModelError("is not a file", where=str(path), fix="name the .onnx file itself")
     sources = Sources()
     source = sources.file(Path(os.path.realpath(path)))
     if not source.size:
@@ -76,7 +76,7 @@ def load_proto(proto: onnx.ModelProto) -> Loaded:
     except (ValueError, RuntimeError) as error:
         raise ModelError(
             "a ModelProto of more than 2 GiB cannot be serialized",
-            fix="Save it with external data and load it from its path.",
+            fix="save it with external data and load it from its path",
         ) from error
     return _load(sources.buffer(data), sources, None, False)
 
@@ -112,7 +112,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
         raise ModelError(
             f"the model has IR version {proto.ir_version}, newer than the {onnx.IR_VERSION} that the "
             f"installed onnx {onnx.__version__} knows",
-            fix="Upgrade the onnx package, or export the model for an older IR version.",
+            fix="upgrade the onnx package, or export the model for an older IR version",
         )
     newest = {
         "": onnx.defs.onnx_opset_version(),
@@ -126,7 +126,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
             raise ModelError(
                 f"the model needs opset {version} of {domain or 'ai.onnx'}, newer than the {limit} that the "
                 f"installed onnx {onnx.__version__} knows",
-                fix="Upgrade the onnx package, or export the model for an older opset.",
+                fix="upgrade the onnx package, or export the model for an older opset",
             )
 
 
@@ -141,10 +141,10 @@ def _not_a_model(source: Source, path: Path | None, error: wire.WireError | None
         return ModelError(
             f"the file is truncated: it ends after {source.size} bytes, inside a field",
             where=where,
-            fix="Copy, download or export it again.",
+            fix="copy, download or export it again",
         )
     return ModelError(
-        "this is not an ONNX model", where=where, fix="Name the .onnx file that an exporter wrote."
+        "this is not an ONNX model", where=where, fix="name the .onnx file that an exporter wrote"
     )
 
 

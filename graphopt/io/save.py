@@ -65,15 +65,15 @@ def save_model(
     """
     path = Path(os.path.abspath(path))
     if not overwrite and os.path.lexists(path):
-        raise UserError("the file exists already", where=str(path), fix="Choose another name.")
+        raise UserError("the file exists already", where=str(path), fix="choose another name")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError("is not a regular file", where=str(path), fix="Choose a file name.")
+        raise UserError("is not a regular file", where=str(path), fix="choose a file name")
     real = Path(os.path.realpath(path))
     if any(source.path == real for source in sources.all[1:]):  # the first one is the model itself
         raise UserError(
             "is a data file that the model reads its weights from",
             where=str(path),
-            fix="Choose another name.",
+            fix="choose another name",
         )
     replaced = _replaced_data(path, sources)
     with _cleanup() as made:
@@ -86,7 +86,7 @@ def save_model(
                         raise UserError(
                             "the model has more than 2 GiB, which one file cannot hold",
                             where=str(path),
-                            fix="Save it with external data (--external-data).",
+                            fix="save it with external data (--external-data)",
                         )
                     external = True
             data: tuple[Path, ...] = ()
@@ -265,14 +265,14 @@ def _cleanup() -> Iterator[_Made]:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     fixes = {
-        errno.ENOSPC: "Free some space, or write to another disk.",
-        getattr(errno, "EDQUOT", None): "Free some space, or write to another disk.",
-        errno.EACCES: "Choose a folder that you may write to.",
-        errno.EPERM: "Choose a folder that you may write to.",
-        errno.EROFS: "Choose a folder that you may write to.",
-        errno.ENOENT: "Create the folder first.",
-        errno.ENOTDIR: "Create the folder first.",
-        errno.ENAMETOOLONG: "Choose a shorter name.",
+        errno.ENOSPC: "free some space, or write to another disk",
+        getattr(errno, "EDQUOT", None): "free some space, or write to another disk",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that you may write to",
+        errno.ENOENT: "create the folder first",
+        errno.ENOTDIR: "create the folder first",
+        errno.ENAMETOOLONG: "choose a shorter name",
     }
     return UserError(
         f"cannot be written: {error.strerror or error}. Nothing was changed.",

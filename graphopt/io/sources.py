@@ -131,7 +131,7 @@ class FileSource(Source):
                 raise ModelError(
                     "the file was changed or replaced while the model was in use",
                     where=str(self.path),
-                    fix="Load the model again.",
+                    fix="load the model again",
                 )
             self._fd = fd
         return self._fd
