@@ -41,7 +41,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         default="cpu",
         help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
-    )
+    ).complete = PROVIDERS  # type: ignore[attr-defined]
 
 
 def add_input_shape(parser: argparse._ActionsContainer) -> None:
@@ -63,9 +63,14 @@ def add_output_style(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help="leave nothing out")
 
 
-#: How shells complete a file name, and the name of a pass (read by shtab; see cli/completion.py).
+#: How shells complete values (read by shtab; the functions are in cli/completion.py).
 FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+FOLDER = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d"}
+PASS = {"bash": "_graphopt_pass", "zsh": "_graphopt_pass"}
 PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
+TARGETS = {"bash": "_graphopt_targets", "zsh": "_graphopt_targets"}
+VERIFY = {"bash": "_graphopt_verify", "zsh": "_graphopt_verify"}
+PROVIDERS = {"bash": "_graphopt_providers", "zsh": "_graphopt_providers"}
 
 
 def input_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -80,6 +85,8 @@ def input_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
         words = [word for word in re.split(r"[,x\s]+", dims) if word]
         if not colon or not name or not all(word.isdigit() for word in words):
             raise UserError(f"--input-shape {value!r} is not NAME:DIMS", fix="as in: image:1,3,224,224")
+        if any(int(word) == 0 for word in words):
+            raise UserError(f"--input-shape {value!r} has a dim of 0", fix="a dim is at least 1")
         if name in shapes:
             raise UserError(f"--input-shape names the input {name!r} twice")
         shapes[name] = tuple(map(int, words))

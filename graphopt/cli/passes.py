@@ -60,7 +60,7 @@ class Catalog:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     action = parser.add_argument("name", metavar="PASS", nargs="?", help="the pass to show in full")
-    action.complete = arguments.PASSES  # type: ignore[attr-defined]
+    action.complete = arguments.PASS  # type: ignore[attr-defined]
     parser.add_argument("--names", action="store_true", help="names only, one a line")
     parser.add_argument("--json", action="store_true", help="as JSON")
 

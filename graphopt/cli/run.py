@@ -24,7 +24,8 @@ VERB = "run"
 #: The exit code with which nothing is written: the result is wrong, or --strict and it is not proven.
 UNPROVEN = 1
 
-_VERIFY = ("final", "each", "off")
+#: What --verify takes.
+VERIFY = ("final", "each", "off")
 _SUFFIXES = (".onnx", ".pb")
 #: Options that a --config file may set, by their names on the command line.
 _SETTINGS = ("target", "verify", "keep", "providers", "data", "memory-limit", "timeout", "strict")
@@ -44,12 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the option) the target's default pipeline; none only loads and saves",
     )
     action.complete = arguments.PASSES  # type: ignore[attr-defined]
-    passes.add_argument("--config", metavar="TOML", help="a pipeline file")
+    config = passes.add_argument("--config", metavar="TOML", help="a pipeline file")
+    config.complete = arguments.FILE  # type: ignore[attr-defined]
     passes.add_argument(
         "--target",
         metavar="NAME",
         help="who runs the result: portable (default), ort-cpu, ort-cuda, tensorrt",
-    )
+    ).complete = arguments.TARGETS  # type: ignore[attr-defined]
     passes.add_argument(
         "--keep",
         metavar="GLOB",
@@ -67,13 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="weights in a file beside the model (default: as in the input, and from 2 GiB on)",
     )
-    where.add_argument("--repro-dir", metavar="DIR", help="where reproducers of wrong rewrites are written")
+    where.add_argument(
+        "--repro-dir",
+        metavar="DIR",
+        help="where reproducers of wrong rewrites are written (default: OUTPUT.repro beside the output)",
+    ).complete = arguments.FOLDER  # type: ignore[attr-defined]
     proof = parser.add_argument_group("how it is proven")
     proof.add_argument(
         "--verify",
         metavar="WHEN",
-        help=f"{', '.join(_VERIFY)}: compare at the end (default), after each pass, never",
-    )
+        help=f"{', '.join(VERIFY)}: compare at the end (default), after each pass, never",
+    ).complete = arguments.VERIFY  # type: ignore[attr-defined]
     proof.add_argument(
         "--strict",
         action="store_true",
@@ -153,7 +159,7 @@ def _run_options(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[
     """The keyword arguments of `graphopt.run`."""
     options: dict[str, Any] = {
         "target": settings.get("target", "portable"),
-        "verify": arguments.choice(settings.get("verify", "final"), _VERIFY, "--verify"),
+        "verify": arguments.choice(settings.get("verify", "final"), VERIFY, "--verify"),
         "keep": tuple(settings.get("keep", ())),
         "providers": arguments.comma_list(settings.get("providers", "cpu")),
         "input_shapes": arguments.input_shapes(args.input_shape) or None,
@@ -180,8 +186,11 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
     if output.is_dir():
         raise UserError("the output is a folder", where=where, fix="give a file name, as in: -o out.onnx")
     if not args.in_place and output.suffix.lower() not in _SUFFIXES:
+        extension = (
+            f"the output's extension is {output.suffix!r}" if output.suffix else "the output has no extension"
+        )
         raise UserError(
-            f"the output's extension is {output.suffix or 'missing'!r}, and it will be an ONNX file",
+            f"{extension}, and it will be an ONNX file",
             where=where,
             fix=f"call it {output.with_suffix('.onnx').name}",
         )

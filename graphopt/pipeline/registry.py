@@ -263,9 +263,13 @@ _USER_FILE = "__graphopt_file__"
 
 def _load_reference(reference: str) -> type[Pass]:
     """The class that `file.py[:Class]` or `module:Class` names. This runs code: the user named it."""
+    from graphopt.pipeline.base import Pass
+
     place, _, attribute = reference.rpartition(":")
     if not place or attribute.endswith(".py"):  # no class, or only a drive letter before the colon
         place, attribute = reference, ""
+    if not place.endswith(".py") and ("/" in place or "\\" in place):
+        raise UserError("a pass file ends in .py", where=place)
     module = _module_of_file(place) if place.endswith(".py") else _module_of_name(place, reference)
     if attribute:
         value: object = module
@@ -274,6 +278,12 @@ def _load_reference(reference: str) -> type[Pass]:
         if value is None:
             raise UserError(
                 f"there is no {attribute!r} in it",
+                where=place,
+                fix=suggestion(attribute, _pass_names(module), "passes in it"),
+            )
+        if not (isinstance(value, type) and issubclass(value, Pass)):
+            raise UserError(
+                f"{attribute!r} in it is no pass: passes derive from passkit.NodePass or PatternPass",
                 where=place,
                 fix=suggestion(attribute, _pass_names(module), "passes in it"),
             )

@@ -69,7 +69,13 @@ def _file(path: Path, names: list[str]) -> ProbeSet:
         with loaded:
             return ProbeSet({name: loaded[name] for name in loaded.files}, source=str(path))
     except (OSError, ValueError, zipfile.BadZipFile) as e:
-        raise UserError(f"not readable as numpy data: {e}", where=str(path)) from e
+        # numpy takes what it does not know for pickled data, which is code and is never loaded.
+        what = "it is neither .npz nor .npy" if "pickle" in str(e) else str(e)
+        raise UserError(
+            f"not readable as numpy data: {what}",
+            where=str(path),
+            fix="as in: numpy.savez(path, image=array)",
+        ) from e
 
 
 def _folder(path: Path, names: list[str]) -> list[ProbeSet]:

@@ -177,9 +177,8 @@ class Synthesizer:
                     return (1, weight[1], *(32 for _ in weight[2:]))
             if (node.op_type, slot) in (("If", 0), ("Loop", 0), ("Loop", 1), ("Range", 0), ("Range", 1)):
                 return ()
-            if node.op_type in ("Reshape", "Expand", "Tile", "ConstantOfShape") and slot == node.input.index(
-                node.input[-1]
-            ):
+            takes_shape = node.op_type in ("Reshape", "Expand", "Tile", "ConstantOfShape")
+            if takes_shape and slot == len(node.input) - 1:
                 return (2,)
         return (2, 3)
 
@@ -293,7 +292,7 @@ def synthesize(
 
 
 def check_feeds(feeds: Feeds, values: Mapping[str, onnx.ValueInfoProto], source: str) -> None:
-    """UserError when the user's data names an input that is not there, or has another dtype or rank."""
+    """UserError when the user's data names an input that is not there, or has another dtype or shape."""
     for name, value in feeds.items():
         info = values.get(name)
         if info is None:
@@ -312,3 +311,9 @@ def check_feeds(feeds: Feeds, values: Mapping[str, onnx.ValueInfoProto], source:
                 f"input {name!r} has {len(info.type.tensor_type.shape.dim)} dims, the data {value.ndim}",
                 where=source,
             )
+        for axis in range(value.ndim if _has_shape(info) else 0):
+            size = axis_symbol(info, axis)
+            if isinstance(size, int) and size != value.shape[axis]:
+                raise UserError(
+                    f"axis {axis} of input {name!r} is {size}, the data has {value.shape[axis]}", where=source
+                )

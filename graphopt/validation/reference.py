@@ -166,7 +166,11 @@ class Reference:
                     f"the original does not run on the given inputs: {e.message}",
                     fix="check their shapes and values against the model's inputs",
                 ) from e
-            lacking = "onnxruntime has no kernel for it" if e.kind == "no-kernel" else "it does not load"
+            lacking = (
+                "onnxruntime has no kernel for one of its operators"
+                if e.kind == "no-kernel"
+                else "onnxruntime cannot load the original"
+            )
             self.reason = f"{lacking}: {e.message}"
             return
         self.reason = self.probes.reason

@@ -20,7 +20,7 @@ def test_input_shapes(values: list[str], shapes: object) -> None:
     assert input_shapes(values) == shapes
 
 
-@pytest.mark.parametrize("values", [["1,3"], ["x"], [":1"], ["x:1,-1"], ["x:a"], ["x:1", "x:2"]])
+@pytest.mark.parametrize("values", [["1,3"], ["x"], [":1"], ["x:1,-1"], ["x:0,3"], ["x:a"], ["x:1", "x:2"]])
 def test_wrong_input_shapes(values: list[str]) -> None:
     with pytest.raises(UserError, match="--input-shape"):
         input_shapes(values)

@@ -266,6 +266,11 @@ def nothing(model: Path) -> None:
     pass
 
 
+def wrong_data(model: Path) -> None:
+    np.savez(model.with_name("wide.npz"), x=np.zeros((2, 5), np.float32))
+    model.with_name("text.npz").write_text("label = 3")
+
+
 @pytest.mark.parametrize(
     ("prepare", "words", "says"),
     [
@@ -293,7 +298,12 @@ def nothing(model: Path) -> None:
         (nothing, ["--memory-limit", "little"], "not a size"),
         (nothing, ["-o", "{folder}"], "is a folder"),
         (nothing, ["-o", "{folder}/no/such/out.onnx"], "does not exist"),
-        (nothing, ["-o", "{folder}/out.pt"], "extension"),
+        (nothing, ["-o", "{folder}/out.pt"], "extension is '.pt'"),
+        (nothing, ["-o", "{folder}/out"], "the output has no extension"),
+        (nothing, ["--input-shape", "x:0,4"], "at least 1"),
+        (nothing, ["--passes", "./p.json:X"], "a pass file ends in .py"),
+        (wrong_data, ["--data", "{folder}/wide.npz"], "axis 1 of input 'x' is 4, the data has 5"),
+        (wrong_data, ["--data", "{folder}/text.npz"], "it is neither .npz nor .npy"),
         (nothing, ["-o", "{folder}/model.onnx"], "--in-place"),
         (nothing, ["-o", "{folder}/o.onnx", "--in-place"], "exclude each other"),
     ],

@@ -202,7 +202,7 @@ def test_a_wrong_reference_is_explained(tmp_path: Path, name: str, content: str 
 
 def test_an_object_in_a_file_that_is_no_pass(tmp_path: Path) -> None:
     (tmp_path / "p.py").write_text("X = 3\n")
-    with pytest.raises(PassError, match="not a subclass"):
+    with pytest.raises(UserError, match=r"'X' in it is no pass: passes derive from passkit.NodePass"):
         REGISTRY.pass_class(f"{tmp_path}/p.py:X")
 
 
