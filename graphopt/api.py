@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -50,6 +50,10 @@ class Result:
     model: Model
     report: RunReport
 
+    def __repr__(self) -> str:
+        nodes = f"{self.report.before.nodes} -> {self.report.after.nodes} nodes"
+        return f"<graphopt result: {self.report.verdict}, {nodes}; all of it in .report, .model>"
+
     def save(
         self, path: str | Path, *, external_data: bool | None = None, overwrite: bool = True
     ) -> SavedFiles:
@@ -78,10 +82,10 @@ def run(
     *,
     target: str = "portable",
     verify: Verify = "final",
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     data: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-    providers: Sequence[str] = ("cpu",),
+    providers: str | Sequence[str] = ("cpu",),
     limits: Limits | None = None,
     budget: Budget | None = None,
     memory_limit: int | None = None,
@@ -121,6 +125,9 @@ def run(
         UserError: a pass, an option, a target or an input is not known; time or memory is used up.
         PassError: the engine itself is broken.
     """
+    if verify not in get_args(Verify):
+        raise UserError(f"verify cannot be {verify!r}", fix=f"one of: {', '.join(get_args(Verify))}")
+    keep, providers = _names(keep), _names(providers)
     clock = _Clock()
     tell = progress or (lambda stage, detail: None)
     tell("load", str(source) if isinstance(source, str | Path) else "the model")
@@ -133,12 +140,12 @@ def run(
     before = model_stats(original)
     _check_keep(keep, original)
     deadline = None if timeout is None else time.monotonic() + timeout
-    settings = Settings(profile, limits or Limits(), tuple(keep), _evaluator(), deadline)
+    settings = Settings(profile, limits or Limits(), keep, _evaluator(), deadline)
     clock.lap("load")
     with _memory_limit(memory_limit):
         judge = None
         if verify != "off":
-            tell("prove", "running the original")
+            tell("reference", "running the original")
             judge = _judge(original, data, input_shapes, providers, budget)
             clock.lap("reference")
         watchers: list[Instrument] = [Progress(tell)]
@@ -189,7 +196,7 @@ def validate(
     *,
     data: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-    providers: Sequence[str] = ("cpu",),
+    providers: str | Sequence[str] = ("cpu",),
     numerics: str = "CLOSE",
     budget: Budget | None = None,
     trust_external_paths: bool = False,
@@ -219,9 +226,14 @@ def validate(
         data=data,
         numerics=numerics,
         budget=budget,
-        providers=providers,
+        providers=_names(providers),
         input_shapes=input_shapes,
     )
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several: text is one, not a sequence of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 # -- parts of `run` ------------------------------------------------------------------------------------

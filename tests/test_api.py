@@ -167,7 +167,7 @@ def test_limits_reach_the_passes() -> None:
 def test_progress_is_told() -> None:
     told: list[str] = []
     graphopt.run(CNN, progress=lambda stage, detail: told.append(stage))
-    assert {"load", "prove", "pass", "changed"} <= set(told)
+    assert {"load", "reference", "prove", "pass", "changed"} <= set(told)
 
 
 def test_dumps_of_every_change(tmp_path: Path) -> None:
@@ -188,3 +188,21 @@ def test_accuracy_on_real_data_is_the_same() -> None:
         answers.append(session.run(None, {"image": data["image"]})[0].argmax(1))
     assert np.array_equal(*answers)
     assert (answers[1] == data["label"]).mean() > 0.99
+
+
+SMALL = parse("g (float[N, 4] x) => (float[N, 4] y) { a = Identity(x) y = Relu(a) }")
+
+
+def test_one_name_is_as_good_as_several() -> None:
+    result = graphopt.run(SMALL, passes="none", keep="y", providers="cpu")
+    assert result.report.verdict == "proven"
+    assert graphopt.validate(SMALL, SMALL, providers="cpu").ok
+
+
+def test_verify_is_checked() -> None:
+    with pytest.raises(UserError, match="verify cannot be 'of'"):
+        graphopt.run(SMALL, verify="of")  # type: ignore[arg-type]
+
+
+def test_a_result_is_short_in_a_console() -> None:
+    assert len(repr(graphopt.run(SMALL, passes="none"))) < 100

@@ -32,15 +32,22 @@ examples:
   graphopt validate model.onnx out.onnx             do two models compute the same?
 
 exit codes: 0 done, 1 a check failed and nothing was written, 2 usage or bad input,
-3 wrong rewrites were rolled back and the rest was written, 4 internal error
+3 wrong rewrites were rolled back and the rest was written, 4 internal error, 130 interrupted
 """
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse's help, with room for the longest verb beside its text."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors and that never guesses at abbreviations."""
 
     def __init__(self, **kwargs: object) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Help)
         super().__init__(allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:

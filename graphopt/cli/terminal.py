@@ -61,6 +61,7 @@ def mute_stdout() -> None:
 # What people read for the stages of a run; "changed" is a detail of "pass".
 _STAGES = {
     "load": "loading the model",
+    "reference": "running the original",
     "pass": "running the passes",
     "changed": "",
     "prove": "comparing with the original",

@@ -12,12 +12,14 @@ def test_in_a_pipe_one_line_per_kind_of_stage() -> None:
     out = io.StringIO()
     with Progress(Console(file=out)) as tell:
         tell("load", "model.onnx")
+        tell("reference", "running the original")
         for name in ("cse", "dead-nodes"):
             tell("pass", name)
             tell("changed", f"{name}: 3 rewrites")
         tell("prove", "comparing")
     assert out.getvalue().splitlines() == [
         "loading the model",
+        "running the original",
         "running the passes",
         "comparing with the original",
     ]
