@@ -71,7 +71,7 @@ class Proof:
         warnings: what people should know, but what is not the candidate's fault.
         probes: descriptions of the inputs.
         runtimes: what it ran under.
-        failing_probe: index of the first probe set that shows the failure; None when none does.
+        failing_probe: index of the probe set that shows the failure most clearly; None when none does.
     """
 
     verdict: Verdict
@@ -242,26 +242,22 @@ def _add(
     if isinstance(result, str):
         return replace(proof, verdict="failed", culprit=culprit, reason=result)
     worst = {v.name: v for v in proof.outputs}
-    failing: int | None = None
-    reasons: list[tuple[tuple[float, float], str]] = []
+    failed: list[tuple[tuple[float, float], int, OutputVerdict]] = []
     for i, verdicts in enumerate(result):
         for verdict in verdicts:
             if not verdict.ok and verdict.name in (excused or {}):
                 continue  # the original does the same; there is a warning about it
             if not verdict.ok:
-                failing = i if failing is None else failing
-                reasons.append(
-                    (_badness(verdict), f"output {verdict.name!r} under {runtime}: {verdict.reason}")
-                )
+                failed.append((_badness(verdict), i, verdict))
             worst[verdict.name] = worse(worst.get(verdict.name), verdict)
     proof = replace(proof, outputs=tuple(worst.values()))
-    if failing is None:
+    if not failed:
         return proof
-    more = f" (the worst of {len(reasons)} comparisons that failed)" if len(reasons) > 1 else ""
-    worst_reason = max(reasons, key=lambda item: item[0])[1]
-    return replace(
-        proof, verdict="failed", culprit=culprit, reason=worst_reason + more, failing_probe=failing
-    )
+    _, probe, verdict = max(failed, key=lambda item: item[0])  # the first of equals
+    reason = f"output {verdict.name!r} under {runtime}: {verdict.reason}"
+    if len(failed) > 1:
+        reason += f" (the worst of {len(failed)} comparisons that failed)"
+    return replace(proof, verdict="failed", culprit=culprit, reason=reason, failing_probe=probe)
 
 
 def worse(a: OutputVerdict | None, b: OutputVerdict) -> OutputVerdict:
