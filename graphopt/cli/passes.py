@@ -177,14 +177,14 @@ def _show_one(info: PassInfo) -> None:
 
     out = console()
     out.print(f"{info.name}\n", style="bold")
-    out.print(info.doc)
-    rows = table("", "")
-    rows.add_row("numbers", f"{info.numerics}: {_MEANING[info.numerics]}")
+    out.print(_reflowed(info.doc))
+    out.print()
+    facts = {"numbers": f"{info.numerics}: {_MEANING[info.numerics]}"}
     if info.ops:
-        rows.add_row("looks at", ", ".join(info.ops))
-    rows.add_row("from", info.source)
-    rows.add_row("source", info.defined)
-    show(out, rows)
+        facts["looks at"] = ", ".join(info.ops)
+    facts |= {"from": info.source, "source": info.defined}
+    for key, text in facts.items():
+        out.print(f"  {key:<8}  {text}", soft_wrap=True)  # a path is there to be copied
     if not info.options:
         out.print("\n  It has no options.")
         return
@@ -193,6 +193,15 @@ def _show_one(info: PassInfo) -> None:
         default = "must be given" if option.default is None else option.default
         rows.add_row(option.name, option.type, default, option.help)
     show(out, rows)
+
+
+def _reflowed(doc: str) -> str:
+    """A docstring with its paragraphs on one line each, for the console to wrap; lists stay as they are."""
+    paragraphs = (block.splitlines() for block in doc.split("\n\n"))
+    return "\n\n".join(
+        "\n".join(lines) if any(line.startswith((" ", "- ", "* ")) for line in lines) else " ".join(lines)
+        for lines in paragraphs
+    )
 
 
 _MEANING = {

@@ -121,3 +121,16 @@ def test_an_installed_package_plugs_in_by_its_entry_points(tmp_path: Path, model
     report = json.loads(graphopt("run", str(model), "--passes=ours", "--json"))
     assert report["pipeline"] == "mine{times=3},remove-identity"
     assert report["verdict"] == "proven"
+
+
+def test_paragraphs_fit_the_width_and_paths_are_not_broken(cli: Any, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    text = "a first sentence that is long enough to be wrapped by its author at one hundred and ten columns,"
+    (folder / "mine.py").write_text(MINE.replace("it must not.", f"{text}\n    and a second\n    line."))
+    lines = cli("passes", f"{folder}/mine.py:Mine")[1].splitlines()
+    assert f"  source    {folder}/mine.py:7" in lines
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("Refuses"))
+    paragraph = lines[start : lines.index("", start)]
+    assert paragraph[-1].endswith("and a second line.")
+    assert len(paragraph) == 2
