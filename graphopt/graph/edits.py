@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -92,12 +93,53 @@ class Edits:
             self.site.freed.append(tensor)
 
     def merge_facts(self, a: Tensor, b: Tensor) -> None:
-        """State that `a` and `b` are the same value; undone with the site, which may be wrong about it."""
+        """State that `a` and `b` are the same value; undone with the site, which may be wrong about it.
+
+        Where that tells more about one of them, what is computed from it is inferred again.
+        """
         facts = self.facts
+        before = [(t, facts.save(t)) for t in (a, b)]
         if self.site is not None:
             # Kept apart from the edits: a site that only learned something has changed nothing.
-            self.site.learned.extend((t, facts.save(t)) for t in (a, b))
+            self.site.learned.extend(before)
         facts.merge(a, b)
+        self._spread(t for t, saved in before if facts.save(t) != saved)
+
+    def _spread(self, learned: Iterable[Tensor]) -> None:
+        """Infer again what is computed from `learned`, as far as more comes out.
+
+        Linear over a whole run: a fact only ever gets more precise.
+        """
+        index = self.index
+        queue = deque(learned)
+        while queue:
+            t = queue.popleft()
+            readers = list(index.readers.get(t, ()))
+            if t in index.output_slots:
+                holder = self._holder_of_output(t)
+                if holder is not None:
+                    readers.append(holder)
+            for node in readers:
+                queue.extend(self._infer_again(node))
+
+    def _holder_of_output(self, tensor: Tensor) -> Node | None:
+        """The node whose body computes and returns `tensor`."""
+        producer = self.index.producer.get(tensor)
+        return None if producer is None else self.index.holder.get(self.index.home[producer])
+
+    def _infer_again(self, node: Node) -> list[Tensor]:
+        """The outputs of `node` about which its inputs now tell more than was known."""
+        facts, body = self.facts, self.index.home.get(node)
+        if body is None:
+            return []
+        before = [(t, facts.save(t)) for t in node.outputs if t.name]
+        facts.infer_node(node, self.opsets(body))
+        found = [(t, saved) for t, saved in before if facts.refine(t, saved)]
+        if found:
+            self.touched.append(node)
+            if self.site is not None:
+                self.site.learned.extend(found)
+        return [t for t, _ in found]
 
     # -- primitive edits -----------------------------------------------------------------------------
 
@@ -144,6 +186,7 @@ class Edits:
         for t in node.inputs:
             if t.name:
                 self._free(t)
+                self.touch_producer(t)
         if self.site is not None:
             if node in self.site.added:
                 del self.site.added[node]

@@ -169,6 +169,24 @@ class Facts:
         dtype, shape, value = saved
         self.set(tensor, shape, dtype, value)
 
+    def refine(self, tensor: Tensor, saved: Saved) -> bool:
+        """Keep of what was just inferred about `tensor` only what is more precise than `saved`.
+
+        Facts that are as good stay, since others were derived from them.
+
+        Returns:
+            Whether anything was more precise.
+        """
+        dtype, shape, value = self.save(tensor)
+        old_dtype, old_shape, old_value = saved
+        best: Saved = (
+            dtype if old_dtype is None else old_dtype,
+            shape if old_shape is None else _refined(old_shape, shape),
+            value if old_value is None else _refined(old_value, value),
+        )
+        self._store(tensor, *best)
+        return best != saved
+
     def merge(self, a: Tensor, b: Tensor) -> None:
         """State that `b` is the same value as `a`: both get the more precise facts of the two.
 
@@ -258,6 +276,19 @@ def _read(values: Any) -> SymValue:
     """Elements of a small array or lazy array; `_NO_VALUE` if some cannot be represented."""
     _, _, value = array_facts(values if isinstance(values, np.ndarray) else values.load())
     return _NO_VALUE if value is None else value
+
+
+def _refined(old: tuple[Any, ...], new: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """`old`, with the elements of `new` where those are known, or named, and the old ones are not."""
+    if new is None or len(new) != len(old) or new == old:
+        return old
+    return tuple(b if _is_better(a, b) else a for a, b in zip(old, new, strict=True))
+
+
+def _is_better(old: Any, new: Any) -> bool:
+    if not isinstance(old, Sym):
+        return False
+    return not isinstance(new, Sym) or (old.is_anonymous and not new.is_anonymous)
 
 
 # -- two opinions --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 _START = "lift-constants,dead-nodes,dedup-initializers"
 
 _SIMPLIFY = (
-    "inline-if,scalar-range,remove-identity,remove-dropout,remove-zero-state,fold-constants,"
+    "inline-if,lift-constants,scalar-range,remove-identity,remove-dropout,remove-zero-state,fold-constants,"
     "fold-half-constants,fold-shapes,fold-dim-operands,merge-equal-shapes,rebuild-shapes,bypass-shape,"
     "remove-noop-cast,remove-noop-reshape,remove-noop-transpose,remove-noop-slice,remove-noop-pad,"
     "remove-noop-expand,remove-noop-tile,remove-noop-resize,remove-single-concat,remove-single-split,"

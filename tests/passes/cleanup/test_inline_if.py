@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.testing import assert_refuses, assert_rewrites
 from graphopt_passes.cleanup.inline_if import InlineIf
+from graphopt_passes.folding.fold_shapes import FoldShapes
 
 X = np.arange(1, 5, dtype=np.float32)
 
@@ -133,3 +134,20 @@ def test_unknown_and_overridable_conditions_stay() -> None:
 
 def test_a_kept_if_stays() -> None:
     assert_refuses(InlineIf(), with_condition("true_"), keep=["y"])
+
+
+def test_what_is_behind_learns_the_shape_of_the_branch() -> None:
+    before = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x, float[N] v) => (int64[2] y) <bool true_ = {1}> {
+          a = If (true_) <
+            then_branch = t () => (float[N, 4] p) { p = Relu(x) },
+            else_branch = e () => (float[N] q) { q = Neg(v) }
+          >
+          b = Exp(a)
+          c = Transpose<perm = [1, 0]>(b)
+          d = Shape<start = 0, end = 1>(c)
+          y = Concat<axis = 0>(d, d)
+        }
+    """
+    assert_rewrites([InlineIf(), FoldShapes()], before, ops={})

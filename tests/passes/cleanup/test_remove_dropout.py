@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import onnx
 
-from graphopt.testing import assert_refuses, assert_rewrites, parse
+from graphopt.model import Model
+from graphopt.pipeline.manager import Settings, execute
+from graphopt.pipeline.registry import Fixpoint
+from graphopt.pipeline.targets import get_target
+from graphopt.testing import assert_refuses, assert_rewrites, count_ops, parse
 from graphopt_passes.cleanup.remove_dropout import RemoveDropout
+from graphopt_passes.folding.fold_shapes import FoldShapes
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
@@ -84,3 +89,18 @@ def test_a_shared_reader_an_output_and_a_branch() -> None:
         }}""",
         ops={"Relu": 1, "If": 1, "Exp": 1, "Neg": 1},
     )
+
+
+def test_a_mask_that_is_no_longer_read() -> None:
+    """Another pass takes the only reader of the mask away: this pass looks at the Dropout again."""
+    before = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y, int64[1] z) {
+          a, m = Dropout(x)
+          y = Relu(a)
+          z = Shape<start = 1>(m)
+        }
+    """
+    model = Model.load(parse(before))
+    done = execute(model, [Fixpoint((RemoveDropout(), FoldShapes()))], Settings(get_target("portable")))
+    assert count_ops(done.model) == {"Relu": 1}
