@@ -420,3 +420,14 @@ def test_fifty_thousand_nodes() -> None:
     model = Model.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
     facts = infer(model)
     assert facts.shape(model.graph.outputs[0]) == (N, 4)
+
+
+def test_a_slope_that_is_wider_than_the_input() -> None:
+    """The standard forbids it, onnxruntime runs it: ONNX's inference and ours disagree, so nothing is said."""
+    got = main(
+        "a = PRelu(x, deep) b = PRelu(one, wide) c = PRelu(x, fits)",
+        "float[N, S, 8] x, float[2, 1, 1, 8] deep, float[1, 1] one, float[3] wide, float[8] fits",
+    )
+    assert got.shape("a") is None
+    assert unknown(got.shape("b")) == [False, True]
+    assert got.shape("c") == (N, S, 8)

@@ -241,8 +241,15 @@ def _cast(call: Call, target: int | None) -> None:
 
 
 def prelu(call: Call) -> None:
-    """The slope is broadcast to the input, never the other way round."""
-    same(call)
+    """The slope is broadcast to the input; onnxruntime lets it be wider than the standard does."""
+    x, slope = call.shape(0), call.shape(1)
+    if x is not None and (slope is None or len(slope) > len(x)):
+        x = broadcast_shapes(x, slope)
+    elif x is not None and slope is not None:
+        lead = len(x) - len(slope)
+        wider = any(a == 1 and isinstance(b, int) and b != 1 for a, b in zip(x[lead:], slope, strict=True))
+        x = broadcast_shapes(x, slope) if wider else x
+    call.out(0, call.dtype(0), x)
 
 
 def normalization(call: Call) -> None:
