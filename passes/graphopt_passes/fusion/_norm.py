@@ -257,9 +257,12 @@ def scale_and_shift(
     """The operator's parameters as tensors of the normalized shape; a scale of ones where there is none.
 
     Raises:
-        RefusedRewrite: no ones can be made because the shape is not known, or they would be large.
+        RefusedRewrite: no ones can be made because the shape is not known, or they would be large; the
+            normalized axes are empty, which runtimes refuse.
     """
     hint = tail.last.outputs[0].name
+    if 0 in (graph.shape(tail.x) or ())[-count:]:
+        raise RefusedRewrite(f"{op} needs something to normalize, and {tail.x.name} is empty")
     if tail.scale is not None:
         scale = _tensor(graph, ctx, tail.scale, f"{hint}_scale")
     else:

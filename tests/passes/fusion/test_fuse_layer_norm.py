@@ -241,3 +241,14 @@ def test_in_a_loop_body_and_a_branch() -> None:
     loop += f"(bool co, float[N, 3, 4] r) {{ co = Identity(ci) {body} }}>"
     text = model(loop, x="float[N, 3, 4] x0, bool c", inits="int64 trips = {2}")
     assert_rewrites(FuseLayerNorm(), text, ops={"Loop": 1, "Identity": 1, "LayerNormalization": 1})
+
+
+def test_nothing_to_normalize() -> None:
+    """Runtimes refuse the operator on an axis of size 0, and compute its parts."""
+    before = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 0] x) => (float[N, 0] y) <float eps = {{0.00001}}> {{
+          {MEAN} q=Mul(d,d) v=ReduceMean<axes=[-1]>(q) e=Add(v,eps) s=Sqrt(e) y=Div(d,s)
+        }}
+    """
+    assert_refuses(FuseLayerNorm(), before, "is empty")
