@@ -199,3 +199,10 @@ def test_shapes_from_the_user() -> None:
 def test_description() -> None:
     assert ProbeSet({}, {"n": 2, "t": 5}).describe() == "synthesized, n=2, t=5"
     assert ProbeSet({}, {}, "data.npz").describe() == "data.npz"
+
+
+@pytest.mark.parametrize("op", ["Reshape", "Expand", "Tile"])
+def test_an_input_without_a_declared_rank_that_is_a_shape(op: str) -> None:
+    m = model(f"g(float[2,2] x, int64[n] s) => (float[a,b] y) {{ y = {op}(x, s) }}")
+    m.graph.input[1].type.tensor_type.ClearField("shape")
+    assert synthesize(m)[0].feeds["s"].shape == (2,)  # type: ignore[union-attr]
