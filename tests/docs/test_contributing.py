@@ -129,9 +129,8 @@ def test_its_tests_can_fail(package: Any) -> None:
         file.write_text(right)
 
 
+@pytest.mark.slow  # not for its time: the linters are there only where the slow tests run
 def test_shown_code_is_clean(package: Any) -> None:
-    if importlib.util.find_spec("ruff") is None:
-        pytest.skip("ruff is not installed")
     for command in ("check --select E,F,I,UP,B", "format --check"):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command.split(), "--isolated", "--line-length", "110",
