@@ -357,12 +357,27 @@ def _memory_limit(limit: int | None) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, old[1]))
     try:
         yield
-    except MemoryError as e:
+    except Exception as e:
+        if not _ran_out_of_memory(e):
+            raise
         raise UserError(
             f"the memory limit of {limit / 1e9:.3g} GB is reached", fix="raise --memory-limit"
         ) from e
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, old)
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether `error`, or what led to it, is a failed allocation, by whatever name its library calls it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# onnxruntime (while it is imported), and protobuf.
+_OUT_OF_MEMORY = ("std::bad_alloc", "Failed to serialize proto")
 
 
 class _Clock:

@@ -9,8 +9,10 @@ import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
+from google.protobuf.message import DecodeError
 
 import graphopt
+import graphopt.api
 from graphopt.errors import ModelError, ProviderError, UserError
 from graphopt.pipeline.base import Limits
 
@@ -206,3 +208,14 @@ def test_verify_is_checked() -> None:
 
 def test_a_result_is_short_in_a_console() -> None:
     assert len(repr(graphopt.run(SMALL, passes="none"))) < 100
+
+
+def test_every_kind_of_failed_allocation_is_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(*args: object) -> None:
+        raise DecodeError("Failed to serialize proto")
+
+    monkeypatch.setattr(graphopt.api, "_judge", encode)
+    with pytest.raises(UserError, match=r"the memory limit of 8 GB is reached"):
+        graphopt.run(SMALL, memory_limit=8 * 10**9)
+    with pytest.raises(DecodeError):
+        graphopt.run(SMALL)

@@ -161,8 +161,8 @@ class _Runner:
                 continue
             try:
                 item.run(Rewriter(state, body), self.ctx)
-            except GraphOptError:
-                raise
+            except (GraphOptError, MemoryError):
+                raise  # running out of memory is not the pass's fault
             except Exception as e:
                 raise PassError(item.name, f"{type(e).__name__}: {e}") from e
         state.model.release()

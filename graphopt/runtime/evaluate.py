@@ -122,10 +122,11 @@ class _Run:
                 continue
             try:
                 self.values.update(self._run(batch))
-            except RuntimeFailure as e:
+            except (RuntimeFailure, MemoryError) as e:
                 if len(batch) == 1:
-                    self._give_up(batch[0], e.message)
-                    if e.kind == "no-kernel":
+                    message = e.message if isinstance(e, RuntimeFailure) else "it needs too much memory"
+                    self._give_up(batch[0], message)
+                    if isinstance(e, RuntimeFailure) and e.kind == "no-kernel":
                         self._no_kernel.setdefault((batch[0].domain, batch[0].op), []).append(e.message)
                 else:
                     middle = len(batch) // 2

@@ -24,6 +24,9 @@ CPU = "CPUExecutionProvider"
 Optimize: TypeAlias = Literal["none", "basic", "extended", "all"]
 FailureKind: TypeAlias = Literal["load", "invalid", "no-kernel", "run", "unsupported"]
 
+# onnxruntime's words for it: bad_alloc, and what its arenas say on the CPU and on CUDA.
+_OUT_OF_MEMORY = ("std::bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
+
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -138,8 +141,10 @@ def resolve_provider(name: str) -> str:
     )
 
 
-def _failure(e: Exception, while_running: bool) -> RuntimeFailure:
+def _failure(e: Exception, while_running: bool) -> RuntimeFailure | MemoryError:
     text = str(e)
+    if any(words in text for words in _OUT_OF_MEMORY):
+        return MemoryError(text)  # says nothing about the model
     kind: FailureKind = "run" if while_running else "load"
     kinds: dict[str, FailureKind] = {"NotImplemented": "no-kernel", "InvalidGraph": "invalid"}
     kind = kinds.get(type(e).__name__, kind)

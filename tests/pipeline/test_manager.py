@@ -167,3 +167,19 @@ def test_a_wrong_exact_pass_after_a_lossy_one_is_found() -> None:
     ).report
     assert report.verdict == "rolled back"
     assert [c.pass_name for c in report.culprits] == ["swaps-sub"]
+
+
+@dataclass(frozen=True)
+class Greedy(NodePass):
+    """Runs out of memory."""
+
+    name: ClassVar[str] = "greedy"
+    numerics: ClassVar[Numerics] = Numerics.EXACT
+
+    def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
+        raise MemoryError
+
+
+def test_running_out_of_memory_is_not_the_fault_of_the_pass() -> None:
+    with pytest.raises(MemoryError):
+        execute(model(), [Greedy()], SETTINGS)

@@ -146,3 +146,14 @@ def test_overridable_initializers_are_listed() -> None:
     assert [p.name for p in session.overridable] == ["x"]
     assert session.run({})["y"].tolist() == [1, 1, 1]
     assert session.run({"x": np.zeros(3, np.float32)})["y"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Exception during initialization: std::bad_alloc",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc Failed to allocate memory for requested buffer",
+    ],
+)
+def test_running_out_of_memory_says_nothing_about_the_model(words: str) -> None:
+    assert isinstance(sessions._failure(RuntimeError(words), while_running=True), MemoryError)
