@@ -207,14 +207,13 @@ class RunReport:
         return self.verdict != "failed"
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """The process exit code; `strict` turns everything that is not proven into a failure."""
-        if self.verdict == "failed":
+        """The process exit code; `strict` turns everything that is not proven into a failure.
+
+        What was rolled back counts also where no runtime can tell whether the rest is right.
+        """
+        if self.verdict == "failed" or (strict and self.verdict in ("unproven", "not verified")):
             return 1
-        if self.verdict == "rolled back":
-            return 3
-        if strict and self.verdict != "proven":
-            return 1
-        return 0
+        return 3 if self.verdict == "rolled back" or self.culprits else 0
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """This report as JSON, with its schema version first."""

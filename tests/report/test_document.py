@@ -101,6 +101,13 @@ def test_what_is_not_plain_is_refused() -> None:
     [("proven", 0, 0), ("unproven", 0, 1), ("not verified", 0, 1), ("rolled back", 3, 3), ("failed", 1, 1)],
 )
 def test_exit_codes(verdict: Any, code: int, strict: int) -> None:
-    assert report(verdict=verdict).exit_code() == code
-    assert report(verdict=verdict).exit_code(strict=True) == strict
+    clean = report(verdict=verdict, culprits=())
+    assert clean.exit_code() == code
+    assert clean.exit_code(strict=True) == strict
     assert report(verdict=verdict).writable is (verdict != "failed")
+
+
+def test_what_was_rolled_back_is_exit_code_3_also_where_the_rest_is_not_proven() -> None:
+    for verdict in ("unproven", "not verified"):
+        assert report(verdict=verdict).exit_code() == 3
+        assert report(verdict=verdict).exit_code(strict=True) == 1
