@@ -36,10 +36,9 @@ class Bounds:
     high: Number
 
     def inside(self, inner: Bounds) -> Bounds:
-        """These bounds applied to the result of `inner`."""
-        low = max(inner.low, self.low)
+        """These bounds applied to the result of `inner`; never reversed, which some runtimes refuse."""
         high = min(max(inner.high, self.low), self.high)
-        return Bounds(inner.x, low, high)
+        return Bounds(inner.x, min(max(inner.low, self.low), high), high)
 
 
 def limits(dtype: int) -> tuple[Number, Number] | None:
