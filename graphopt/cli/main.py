@@ -37,10 +37,12 @@ exit codes: 0 done, 1 a check failed and nothing was written, 2 usage or bad inp
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """argparse's help, with room for the longest verb beside its text."""
+    """argparse's help; it forgets the indentation of verbs when it measures them, this does not."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26)
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
 
 
 class Parser(argparse.ArgumentParser):

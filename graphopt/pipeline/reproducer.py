@@ -82,8 +82,9 @@ def write_reproducer(
     where = str(guilt.site) if guilt.site else f"pass {guilt.pass_name}"
     partners = f" together with {', '.join(guilt.partners)}" if guilt.partners else ""
     trace = f"\n```\n{guilt.trace}```\n" if guilt.trace else ""
+    fault = "crashes on this model" if guilt.trace else "changes what this model computes"
     (folder / "README.md").write_text(
-        f"# {where}\n\n{guilt.pass_name}{partners} changes what this model computes: {guilt.why}\n{trace}\n"
+        f"# {where}\n\n{guilt.pass_name}{partners} {fault}: {guilt.why}\n{trace}\n"
         f"In this folder, run:\n\n    {command}\n\nExit code 3 means that the fault is still there.\n"
     )
     return command

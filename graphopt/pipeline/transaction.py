@@ -270,7 +270,8 @@ class Transaction:
     # -- ends ----------------------------------------------------------------------------------------
 
     def _crash(self, error: PassError) -> Guilt:
-        trace = "".join(traceback.format_exception(error))
+        # What the pass raised; that the engine wrapped it is no news.
+        trace = "".join(traceback.format_exception(error.__cause__ or error))
         return Guilt(error.pass_name, None, str(error), trace=trace)
 
     def _give_up(self, guilty: list[Guilt], judged: Judgement) -> Outcome:

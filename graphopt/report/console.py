@@ -135,9 +135,7 @@ def _culprit(culprit: Culprit, console: Console) -> None:
     ):
         if text:  # unwrapped: paths and commands are there to be copied
             console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)
-    # What the pass raised; that the engine then raised a PassError is no news.
-    trace = culprit.trace.partition("\nThe above exception was the direct cause of")[0]
-    for row in trace.rstrip().splitlines():
+    for row in culprit.trace.rstrip().splitlines():
         console.print(_INDENT + clean(row), markup=False, highlight=False, soft_wrap=True, style="dim")
 
 

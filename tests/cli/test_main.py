@@ -138,3 +138,10 @@ def test_every_option_has_help() -> None:
     for name, verb in dict(verbs.choices).items():  # type: ignore[call-overload]
         for action in verb._actions:
             assert action.help, f"{name} {action.option_strings or action.dest}"
+
+
+def test_verbs_stand_beside_what_they_do(cli: Any) -> None:
+    out = cli("--help")[1]
+    for verb in VERBS:
+        assert any(line.split()[:1] == [verb] and len(line.split()) > 2 for line in out.splitlines())
+    assert "130 interrupted" in out

@@ -165,16 +165,12 @@ def test_without_a_file_weights_are_compared_with_weights() -> None:
     assert not any(line.startswith("file ") for line in text)
 
 
-def test_a_crash_is_called_a_crash_and_only_its_own_traceback_is_shown() -> None:
-    trace = (
-        "Traceback (most recent call last):\nZeroDivisionError: division by zero\n\n"
-        "The above exception was the direct cause of the following exception:\n\nPassError: x\n"
-    )
+def test_a_crash_is_called_a_crash() -> None:
+    trace = "Traceback (most recent call last):\nZeroDivisionError: division by zero\n"
     crash = Culprit("halve", "", "pass 'halve': ZeroDivisionError", trace=trace)
     text = shown(report(verdict="rolled back", culprits=(crash,)))
     assert text.startswith("ROLLED BACK: 1 pass crashed and is not in it")
     assert "ZeroDivisionError: division by zero" in text
-    assert "direct cause" not in text
     wrong = Culprit("cse", "/l3/Mul", "it moved")
     text = shown(report(verdict="rolled back", culprits=(wrong, wrong, crash)), width=100)
     assert text.startswith(
