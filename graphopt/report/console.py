@@ -108,19 +108,17 @@ def _default_reason(report: RunReport) -> str:
 
 
 def _rolled_back(culprits: Sequence[Culprit]) -> str:
-    crashed = sum(1 for culprit in culprits if culprit.trace)
-    whole = sum(1 for culprit in culprits if not culprit.trace and not culprit.site)
-    sites = len(culprits) - crashed - whole
-    parts = [
-        f"{plural(n, noun, many)} {did}"
-        for n, noun, many, did in (
-            (sites, "rewrite", "rewrites", "made the result wrong"),
-            (whole, "pass", "passes", "made the result wrong"),
-            (crashed, "pass", "passes", "crashed"),
-        )
-        if n
-    ]
-    return f"{' and '.join(parts)} and {'is' if len(culprits) == 1 else 'are'} not in it"
+    """How many rewrites and passes were left out; sites of a pass that is left out do not count as well."""
+    crashed = {c.pass_name for c in culprits if c.trace}
+    whole = {c.pass_name for c in culprits if not c.site} - crashed
+    sites = sum(1 for c in culprits if c.site and c.pass_name not in crashed | whole)
+    wrong = [plural(sites, "rewrite")] if sites else []
+    wrong += [plural(len(whole), "pass", "passes")] if whole else []
+    clauses = [f"{' and '.join(wrong)} made the result wrong"] if wrong else []
+    clauses += [f"{plural(len(crashed), 'pass', 'passes')} crashed"] if crashed else []
+    if sites + len(whole) + len(crashed) == 1:
+        return f"{clauses[0]} and is not in it"
+    return f"{', '.join(clauses)}: they are not in it"
 
 
 def _culprit(culprit: Culprit, console: Console) -> None:

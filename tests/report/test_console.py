@@ -174,8 +174,11 @@ def test_a_crash_is_called_a_crash() -> None:
     wrong = Culprit("cse", "/l3/Mul", "it moved")
     text = shown(report(verdict="rolled back", culprits=(wrong, wrong, crash)), width=100)
     assert text.startswith(
-        "ROLLED BACK: 2 rewrites made the result wrong and 1 pass crashed and are not in it"
+        "ROLLED BACK: 2 rewrites made the result wrong, 1 pass crashed: they are not in it"
     )
+    dropped = Culprit("cse", "", "it moved still")
+    text = shown(report(verdict="rolled back", culprits=(wrong, wrong, dropped)))
+    assert text.startswith("ROLLED BACK: 1 pass made the result wrong and is not in it")
 
 
 def test_types_break_between_dims() -> None:
