@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from graphopt.validation.proof import Proof
 
 Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"
-Passes: TypeAlias = "str | Sequence[str | Pass | Fixpoint | Spec] | None"
+Passes: TypeAlias = "str | Pass | Fixpoint | Sequence[str | Pass | Fixpoint | Spec] | None"
 Verify: TypeAlias = Literal["final", "each", "off"]
 Tell: TypeAlias = Callable[[str, str], None]
 
@@ -133,6 +133,8 @@ def run(
     tell("load", str(source) if isinstance(source, str | Path) else "the model")
     profile = get_target(target)
     registry = installed()
+    if isinstance(passes, Pass | Fixpoint):
+        passes = [passes]
     steps = registry.resolve(passes, default=registry.preset(f"default-{target}"))
     fresh = _maker(source, trust_external_paths)
     original = fresh()
@@ -165,7 +167,7 @@ def run(
         outcome = transaction.run()
         clock.lap("passes and proof")
         culprits = tuple(
-            _culprit(guilt, fresh, steps, settings, outcome, judge, repro_dir, tell)
+            _culprit(guilt, fresh, steps, settings, judge, providers, repro_dir, tell)
             for guilt in outcome.guilty
         )
         if culprits:
@@ -313,8 +315,8 @@ def _culprit(
     fresh: Callable[[], Model],
     steps: Sequence[Step],
     settings: Settings,
-    outcome: Outcome,
     judge: ProverJudge | None,
+    providers: Sequence[str],
     repro_dir: str | Path | None,
     tell: Tell,
 ) -> Culprit:
@@ -337,7 +339,8 @@ def _culprit(
         pipeline=installed().format(needed),
         feeds=feeds,
         tap=IntermediateTap(feeds),
-        make_judge=judge_on_feeds,
+        make_judge=lambda model, inputs: judge_on_feeds(model, inputs, providers),
+        providers=providers,
         versions=summary.versions(),
     )
     return summary.culprit(guilt, str(folder), command)

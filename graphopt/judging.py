@@ -14,7 +14,7 @@ from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
 from graphopt.pipeline.transaction import Judgement
 from graphopt.runtime.inputs import ProbeSet
-from graphopt.runtime.session import open_session
+from graphopt.runtime.session import CPU, open_session
 from graphopt.validation.compare import Budget
 from graphopt.validation.indices import tap
 from graphopt.validation.proof import Options, Proof, Prover, Reference, feeds_as_arrays
@@ -84,9 +84,12 @@ def computes_in_half(model: Model) -> bool:
     return False
 
 
-def judge_on_feeds(reference: Model, feeds: Mapping[str, Array]) -> ProverJudge:
-    """A judge for a cut-out model on given inputs."""
-    return ProverJudge(reference, probes=[ProbeSet(dict(feeds), source="the reproducer")])
+def judge_on_feeds(
+    reference: Model, feeds: Mapping[str, Array], providers: Sequence[str] = (CPU,)
+) -> ProverJudge:
+    """A judge for a cut-out model on given inputs, on the providers that showed the fault."""
+    probes = [ProbeSet(dict(feeds), source="the reproducer")]
+    return ProverJudge(reference, options=Options(tuple(providers)), probes=probes)
 
 
 class IntermediateTap:

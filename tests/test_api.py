@@ -125,6 +125,28 @@ def test_what_is_kept_is_kept() -> None:
     assert any(n.name == name for n in result.model.graph.nodes)
 
 
+def test_a_kept_initializer_is_not_built_upon() -> None:
+    weight = next(n.input[1] for n in onnx.load(CNN).graph.node if n.op_type == "Conv")
+    result = graphopt.run(CNN, keep=[weight])
+    assert result.report.verdict == "proven"
+    assert result.report.after.ops["BatchNormalization"] == 1
+    conv = next(n for n in result.model.graph.nodes if n.op == "Conv")
+    assert conv.inputs[1].name == weight
+
+
+def test_a_kept_node_keeps_the_name_of_its_output() -> None:
+    proto = parse("g (float[2] x) => (float[2] y) { a = Relu(x) y = Identity(a) }")
+    proto.graph.node[0].name = "mine"
+    after = graphopt.run(proto, "remove-identity", keep=["mine"]).model.to_proto()
+    assert [n.op_type for n in after.graph.node] == ["Relu", "Identity"]
+
+
+def test_a_single_pass_needs_no_list() -> None:
+    from graphopt_passes.cleanup.remove_identity import RemoveIdentity
+
+    assert graphopt.run(CNN, RemoveIdentity()).report.passes[0].rewrites == 1
+
+
 def test_real_data_and_shapes_are_used() -> None:
     report = graphopt.run(CNN, data=ROOT / "models" / "digits.npz").report
     assert report.verdict == "proven"

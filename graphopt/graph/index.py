@@ -11,7 +11,7 @@ after every rewrite; `GraphState.settle_order` re-ranks in the rare case that it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from graphopt.ir import Body, Constant, Function, Graph, Node, Tensor, bodies
@@ -199,8 +199,3 @@ def body_label(index: Index, body: Body) -> str:
     slot = next((name for name, value in holder.attrs.items() if value is body), "body")
     outer = body_label(index, index.home[holder])
     return f"{outer}/{holder.name or holder.op}:{slot}"
-
-
-def tensor_names(tensors: Iterable[Tensor]) -> str:
-    """Names of `tensors`, comma separated, for messages."""
-    return ", ".join(t.name for t in tensors)

@@ -198,6 +198,8 @@ class Rewriter(GraphView):
             raise RefusedRewrite(f"it only passes {kind} on to the output {old.name}")
         if self._index.home[source] is not self.body:
             raise RefusedRewrite(f"the output {old.name} would be computed outside its body")
+        if self.keeps(source):
+            raise RefusedRewrite(f"{source.name or new.name} is kept")
         if self.is_output(new) or self.keeps(new):
             raise RefusedRewrite(f"{new.name} is an output itself, so {old.name} cannot take its place")
         self._state.merge_facts(old, new)

@@ -203,10 +203,11 @@ class GraphView:
     def constant(self, tensor: Tensor | None) -> Constant | None:
         """The constant behind `tensor`: an initializer, or the value of a Constant node.
 
-        Overridable initializers (inputs with a default) are not constant.
+        Overridable initializers (inputs with a default) are not constant, and initializers that the user
+        asked to keep do not count as such: nothing may be made of their values.
         """
         if isinstance(tensor, Constant):
-            return tensor
+            return None if self.keeps(tensor) else tensor
         node = self.producer_op(tensor, "Constant")
         if node is not None:
             value = node.attrs.get("value")

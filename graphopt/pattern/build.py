@@ -162,8 +162,3 @@ def depth(pattern: Pattern) -> int:
     if isinstance(pattern, EitherPattern):
         return max(depth(p) for p in pattern.options)
     return 0
-
-
-def root_ops(pattern: OpPattern) -> list[tuple[str, str]]:
-    """(domain, op) of the nodes at which the pattern can start."""
-    return [(pattern.domain, op) for op in pattern.ops]

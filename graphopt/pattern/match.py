@@ -68,18 +68,26 @@ class Match:
 
 
 class Failure:
-    """Why a pattern did not match: the deepest point that was reached."""
+    """Why a pattern did not match: the deepest point that was reached.
 
-    __slots__ = ("depth", "node", "reason")
+    Attributes:
+        depth: how many operators had matched; -1 before anything was tried.
+        node: where it ended.
+        reason: why.
+        blocked: everything matched, but something outside needs a part of it.
+    """
+
+    __slots__ = ("blocked", "depth", "node", "reason")
 
     def __init__(self) -> None:
+        self.blocked = False
         self.depth = -1
         self.node: Node | None = None
         self.reason = ""
 
     def note(self, depth: int, node: Node, reason: str) -> None:
         """Keep the explanation that got furthest; the first one wins a tie."""
-        if depth > self.depth:
+        if depth > self.depth and not self.blocked:
             self.depth, self.node, self.reason = depth, node, reason
 
 
@@ -111,7 +119,8 @@ def _is_closed(match: Match, graph: GraphView, failure: Failure | None) -> bool:
                 continue
             if failure is not None:
                 reader = "is a graph output" if graph.is_output(t) else "has another reader"
-                failure.note(1_000, node, f"the {node.op} output {t.name} {reader}")
+                failure.blocked = True
+                failure.node, failure.reason = node, f"the {node.op} output {t.name} {reader}"
             return False
     return True
 

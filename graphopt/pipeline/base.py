@@ -225,7 +225,7 @@ class PatternPass(NodePass):
                 return
         # Only a miss that came most of the way is worth telling a person about.
         smallest = min(_operators(p) for p in self.alternatives())
-        if nearest.depth >= 1_000 or (smallest > 2 and nearest.depth >= smallest - 1):
+        if nearest.blocked or (smallest > 2 and nearest.depth >= smallest - 1):
             graph.refuse(node, nearest.reason)
 
     def why(self, m: Match) -> str:

@@ -18,6 +18,7 @@ from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
 from graphopt.pipeline.manager import Settings, execute, flatten
 from graphopt.pipeline.registry import Step
+from graphopt.pipeline.select import unmatched
 from graphopt.pipeline.transaction import Guilt, Judge
 
 # Distances, in nodes, around the guilty site that are tried in turn.
@@ -43,6 +44,7 @@ def write_reproducer(
     tap: Tap,
     make_judge: MakeJudge,
     versions: Mapping[str, str],
+    providers: Sequence[str] = ("cpu",),
 ) -> str:
     """Write the folder.
 
@@ -57,6 +59,7 @@ def write_reproducer(
         tap: computes intermediate tensors.
         make_judge: makes the judge of a cut-out model.
         versions: of the packages involved.
+        providers: the execution providers that the run compared on, as the user named them.
 
     Returns:
         The command, to be run inside the folder.
@@ -72,10 +75,15 @@ def write_reproducer(
         onnx.save(proto, str(folder / "model.onnx"))
     if feeds:
         np.savez(folder / "inputs.npz", **dict(feeds))  # type: ignore[arg-type]
-    data = ["--data", "inputs.npz"] if feeds else []
-    target = ["--target", settings.target.name] if settings.target.name != "portable" else []
+    options = ["--target", settings.target.name] if settings.target.name != "portable" else []
+    if list(providers) != ["cpu"]:
+        options += ["--providers", ",".join(providers)]
+    for glob in _matching(settings.keep, Model.load(folder / "model.onnx")):
+        options += ["--keep", glob]
+    if feeds:
+        options += ["--data", "inputs.npz"]
     command = shlex.join(
-        ["graphopt", "run", "model.onnx", "--passes", pipeline, *target, *data, "-o", "result.onnx"]
+        ["graphopt", "run", "model.onnx", "--passes", pipeline, *options, "-o", "result.onnx"]
     )
     (folder / "pipeline.txt").write_text(pipeline + "\n")
     (folder / "versions.json").write_text(json.dumps(dict(versions), indent=2) + "\n")
@@ -88,6 +96,12 @@ def write_reproducer(
         f"In this folder, run:\n\n    {command}\n\nExit code 3 means that the fault is still there.\n"
     )
     return command
+
+
+def _matching(globs: Sequence[str], model: Model) -> list[str]:
+    """The globs that still match something in the cut-out model; the others would be refused."""
+    missing = {glob for glob, _ in unmatched(globs, model)}
+    return [glob for glob in globs if glob not in missing]
 
 
 def folder_name(guilt: Guilt) -> str:

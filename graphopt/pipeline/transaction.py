@@ -229,7 +229,12 @@ class Transaction:
             middle = (good + bad) // 2
             self.tell("bisect", f"between rewrites {good} and {bad}")
             self.settings.check_deadline()
-            trial = self._execute(skip, dropped, limit=middle, quiet=True)
+            try:
+                trial = self._execute(skip, dropped, limit=middle, quiet=True)
+            except PassError:
+                # A pass that cannot cope with half a pipeline says nothing about this half.
+                good = middle
+                continue
             verdict = self._judge_run(trial, skip, dropped)
             if verdict.verdict == "failed":
                 bad, why, proof = middle, verdict.why, verdict.proof
