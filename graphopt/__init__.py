@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Budget": "graphopt.validation.compare",
     "GraphOptError": "graphopt.errors",
     "Model": "graphopt.model",
     "PassError": "graphopt.errors",
@@ -29,6 +30,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Budget",
     "GraphOptError",
     "Model",
     "PassError",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.model import Model
     from graphopt.report.document import RunReport
+    from graphopt.validation.compare import Budget
 
 
 def __getattr__(name: str) -> Any:

@@ -43,12 +43,6 @@ class ProviderError(UserError):
     """An execution provider (or onnxruntime itself) that was asked for is not there."""
 
 
-class BudgetError(UserError):
-    """A gate, a budget or a validation failed; nothing was written."""
-
-    exit_code: ClassVar[int] = 1
-
-
 class PassError(GraphOptError):
     """A pass raised, or left the graph structurally broken: a bug in that pass."""
 

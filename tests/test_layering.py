@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {*PIPELINE, "runtime", "validation"},
     "cli": {*PIPELINE, "runtime", "validation", "report", "summary", "api"},
     "__main__": {"cli"},
-    "": {"errors", "model", "api", "report.document"},
+    "": {"errors", "model", "api", "report.document", "validation"},
 }
 
 

@@ -108,11 +108,12 @@ def test_presets() -> None:
 
 def test_exit_codes() -> None:
     from graphopt.cli import main, run
-    from graphopt.errors import BudgetError, UserError
+    from graphopt.errors import UserError
     from graphopt.report.document import FileInfo, RunReport
 
     rolled_back = RunReport(FileInfo(), None, "portable", "none", "rolled back").exit_code()
-    assert (run.UNPROVEN, BudgetError.exit_code, UserError.exit_code, rolled_back) == (1, 1, 2, 3)
+    failed = RunReport(FileInfo(), None, "portable", "none", "failed").exit_code()
+    assert (run.UNPROVEN, failed, UserError.exit_code, rolled_back) == (1, 1, 2, 3)
     codes = {0, 1, 2, 3, main.INTERNAL_ERROR, main.INTERRUPTED}
     assert {int(cell) for cell in rows("exit code")} == codes
 
