@@ -83,15 +83,12 @@ class MergeMatMuls(NodePass):
             raise RefusedRewrite(f"the merged weight of {x.name} would be too large")
         first = group[0]
         with graph.site(first.node, f"{len(group)} products of {x.name} become one"):
-            weight = graph.new_constant(
-                f"{first.weight.name}_merged", joined([p.weight.values for p in group])
-            )
+            weight = _side_by_side(graph, [p.weight for p in group], f"{first.weight.name}_merged")
             product = graph.op("MatMul", [x, weight], hint=f"{first.node.outputs[0].name}_merged")
             outputs = [p.node.outputs[0] for p in group]
             if biased:
-                bias = graph.new_constant(
-                    f"{x.name}_bias_merged", joined([_row(p.bias) for p in group if p.bias is not None])
-                )
+                biases = [p.bias for p in group if p.bias is not None]
+                bias = _side_by_side(graph, biases, f"{x.name}_bias_merged")
                 product = graph.op("Add", [product, bias], hint=f"{first.output.name}_merged")
                 outputs = [p.output for p in group]
             widths = [p.width for p in group]
@@ -107,9 +104,9 @@ def joined(parts: Sequence[Array]) -> Array:
     return np.concatenate(parts, axis=-1)
 
 
-def _row(bias: Constant) -> Array:
-    values: Array = bias.values
-    return values.reshape(-1)
+def _side_by_side(graph: Rewriter, constants: Sequence[Constant], name: str) -> Constant:
+    arrays = [a for c in constants if (a := graph.array(c)) is not None]
+    return graph.new_constant(name, joined(arrays))
 
 
 def _by_dtype(products: Sequence[_Product]) -> list[list[_Product]]:
