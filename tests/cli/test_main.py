@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,24 @@ from graphopt.errors import PassError
 VERBS = ["run", "passes", "inspect", "validate", "diff", "completion"]
 
 
-def test_help_names_every_verb_and_costs_little(cli: Any) -> None:
+def test_help_names_every_verb(cli: Any) -> None:
     code, out, _ = cli("--help")
     assert code == 0
     assert all(f"\n    {verb}" in out for verb in VERBS)
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "graphopt", "--help"], check=True, capture_output=True)
-    assert time.perf_counter() - start < 1  # 0.06 s alone; machines under test are busy
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """That is what keeps it fast; its time would say more about the machine."""
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['graphopt', '--help']\n"
+        "try: runpy.run_module('graphopt', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'networkx', 'rich'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("verb", VERBS)
