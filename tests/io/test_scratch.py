@@ -65,7 +65,8 @@ def test_without_room_memory_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def folded(tmp_path: Path) -> tuple[onnx.ModelProto, Model]:
     rng = np.random.default_rng(1)
     weights = [
-        onnx.numpy_helper.from_array(rng.standard_normal((32, 48)).astype(np.float32), f"w{i}") for i in range(8)
+        onnx.numpy_helper.from_array(rng.standard_normal((32, 48)).astype(np.float32), f"w{i}")
+        for i in range(8)
     ]
     nodes = []
     last = "x"
