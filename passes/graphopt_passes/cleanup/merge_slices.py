@@ -38,12 +38,7 @@ class MergeSlices(NodePass):
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Make one Slice of both."""
-
-        def follows(reader: Node) -> bool:
-            # Only a reader that may be merged as well lets the inner one go in the end.
-            return graph.is_live(reader) and graph.is_op(reader, "Slice") and not graph.keeps(reader)
-
-        inner = absorbable(graph, graph.input(node, 0), "Slice", readers=follows)
+        inner = absorbable(graph, graph.input(node, 0), "Slice", siblings=True)
         source = None if inner is None else graph.input(inner, 0)
         if inner is None or source is None:
             return

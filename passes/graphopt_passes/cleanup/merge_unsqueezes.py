@@ -26,12 +26,7 @@ class MergeUnsqueezes(NodePass):
 
     def visit(self, node: Node, graph: Rewriter, ctx: PassContext) -> None:
         """Make one Unsqueeze of both."""
-
-        def follows(reader: Node) -> bool:
-            # Only a reader that is merged as well lets the inner one go in the end.
-            return graph.is_live(reader) and graph.is_op(reader, "Unsqueeze") and not graph.keeps(reader)
-
-        inner = absorbable(graph, graph.input(node, 0), "Unsqueeze", readers=follows)
+        inner = absorbable(graph, graph.input(node, 0), "Unsqueeze", siblings=True)
         source = None if inner is None else graph.input(inner, 0)
         if inner is None or source is None:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -66,16 +65,15 @@ def label(node: Node) -> str:
     return f"{node.op} {node.name or next((t.name for t in node.outputs if t.name), '')}".rstrip()
 
 
-def absorbable(
-    graph: GraphView, tensor: Tensor | None, *ops: str, readers: Callable[[Node], bool] | None = None
-) -> Node | None:
+def absorbable(graph: GraphView, tensor: Tensor | None, *ops: str, siblings: bool = False) -> Node | None:
     """The node of this body, one of `ops`, that computes `tensor` for a single reader.
 
     Args:
         graph: the body.
         tensor: what it computes.
         ops: accepted operator types.
-        readers: several readers will do if each of them satisfies this.
+        siblings: several readers will do if each is such a node as well, of this body and not kept: each
+            may be merged with it in turn, and it goes with the last of them.
 
     Returns:
         The node, None when `tensor` is computed by something else, or in another body.
@@ -88,7 +86,12 @@ def absorbable(
         return None
     if graph.is_output(tensor):
         raise RefusedRewrite(f"the {node.op} output {tensor.name} is a graph output")
-    if graph.sole_consumer(tensor) is None and not (readers and all(map(readers, graph.consumers(tensor)))):
+    if graph.sole_consumer(tensor) is None and not (
+        siblings
+        and all(
+            graph.is_live(n) and graph.is_op(n, *ops) and not graph.keeps(n) for n in graph.consumers(tensor)
+        )
+    ):
         raise RefusedRewrite(f"the {node.op} output {tensor.name} has another reader")
     if graph.keeps(node):
         raise RefusedRewrite(f"{label(node)} is kept")
