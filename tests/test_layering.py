@@ -30,13 +30,28 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.base": {*GRAPH, "pattern", "pipeline.targets"},
     "pipeline": PIPELINE,
     "passkit": PIPELINE,
-    "runtime": GRAPH,
-    "validation": {*GRAPH, "runtime"},
-    "judging": {*PIPELINE, "runtime", "validation"},
+    "quantization": GRAPH,
+    "calibration": {*GRAPH, "quantization"},
+    "calibration.data": {*GRAPH, "runtime"},
+    "calibration.collect": {*PIPELINE, "quantization", "runtime", "validation"},
+    "calibration.service": {*PIPELINE, "quantization", "runtime", "validation"},
+    "quantkit": {*PIPELINE, "quantization", "calibration"},
+    "runtime": {*GRAPH, "quantization"},
+    "validation": {*GRAPH, "runtime", "calibration"},
+    "judging": {*PIPELINE, "runtime", "validation", "calibration"},
     "summary": {*PIPELINE, "validation", "report"},
-    "api": {*PIPELINE, "judging", "summary", "runtime", "validation", "report"},
-    "testing": {*PIPELINE, "runtime", "validation"},
-    "cli": {*PIPELINE, "runtime", "validation", "report", "summary", "api"},
+    "api": {
+        *PIPELINE,
+        "judging",
+        "summary",
+        "runtime",
+        "validation",
+        "report",
+        "calibration",
+        "quantization",
+    },
+    "testing": {*PIPELINE, "runtime", "validation", "calibration", "quantization"},
+    "cli": {*PIPELINE, "runtime", "validation", "report", "summary", "api", "calibration", "quantization"},
     "__main__": {"cli"},
     "": {"errors", "model", "api", "report.document", "validation"},
 }
@@ -133,7 +148,11 @@ def test_passes_import_public_names_only() -> None:
     found = []
     for name, file in modules(ROOT / "passes" / "graphopt_passes"):
         for module, line, _ in imports(file):
-            if module.partition(".")[0] == "graphopt" and module not in ("graphopt", "graphopt.passkit"):
+            if module.partition(".")[0] == "graphopt" and module not in (
+                "graphopt",
+                "graphopt.passkit",
+                "graphopt.quantkit",
+            ):
                 found.append(f"{name} ({file}:{line}) imports {module}")
     assert not found, "\n".join(found)
 

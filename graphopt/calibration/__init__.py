@@ -1,0 +1,1 @@
+"""Calibration: data sources, streaming statistics, and running models to collect them."""
