@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Budget": "graphopt.validation.compare",
+    "Budget": "graphopt.budget",
     "GraphOptError": "graphopt.errors",
     "Model": "graphopt.model",
     "PassError": "graphopt.errors",
@@ -45,10 +45,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
+    from graphopt.budget import Budget
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.model import Model
     from graphopt.report.document import RunReport
-    from graphopt.validation.compare import Budget
 
 
 def __getattr__(name: str) -> Any:

@@ -27,9 +27,9 @@ from graphopt.pipeline.transaction import Guilt, Outcome, Transaction
 from graphopt.report.document import Culprit, RunReport
 
 if TYPE_CHECKING:
+    from graphopt.budget import Budget
     from graphopt.io.save import SavedFiles
     from graphopt.judging import ProverJudge
-    from graphopt.validation.compare import Budget
     from graphopt.validation.proof import Proof
 
 Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"

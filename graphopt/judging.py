@@ -9,13 +9,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+from graphopt.budget import Budget
 from graphopt.graph.view import Array
 from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
 from graphopt.pipeline.transaction import Judgement
 from graphopt.runtime.inputs import ProbeSet
 from graphopt.runtime.session import CPU, open_session
-from graphopt.validation.compare import Budget
 from graphopt.validation.indices import tap
 from graphopt.validation.proof import Options, Proof, Prover, Reference, feeds_as_arrays
 

@@ -13,7 +13,7 @@ from graphopt.graph.view import Array, GraphView
 from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Tensor, Variable
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
-from graphopt.pipeline.base import Limits, NodePass, Numerics, Pass, PassContext, PatternPass
+from graphopt.pipeline.base import Limits, NodePass, Numerics, Pass, PassContext, PatternPass, Watch
 from graphopt.pipeline.targets import Target
 
 __all__ = [
@@ -48,4 +48,5 @@ __all__ = [
     "Use",
     "UserError",
     "Variable",
+    "Watch",
 ]

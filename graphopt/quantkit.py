@@ -6,7 +6,8 @@ how numbers are stored.
 
 from __future__ import annotations
 
-from graphopt.pipeline.services import Budget, Score, Statistic
+from graphopt.budget import Budget, Score
+from graphopt.pipeline.services import Statistic
 
 __all__ = [
     "Budget",

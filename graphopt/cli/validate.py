@@ -53,10 +53,10 @@ def execute(args: argparse.Namespace) -> int:
         raise UserError("--min-cosine and --min-sqnr are budgets", fix="they go with --numerics lossy")
 
     from graphopt import api
+    from graphopt.budget import Budget
     from graphopt.cli.terminal import progress, reader_may_leave
     from graphopt.graph.text import dims_text
     from graphopt.report.document import to_json
-    from graphopt.validation.compare import Budget
 
     with progress(quiet=args.quiet, verbose=args.verbose) as tell:
         tell("validate", f"{args.a} and {args.b}")

@@ -32,6 +32,15 @@ class Rewriter(GraphView):
         with self._state.open_site(root, why):
             yield
 
+    @contextlib.contextmanager
+    def trial(self, root: Node) -> Iterator[None]:
+        """Changes to be measured and then taken back: nothing done in here lasts, or is journaled.
+
+        Must not stand inside a site.
+        """
+        with self._state.open_trial(root):
+            yield
+
     def refuse(self, node: Node, reason: str) -> None:
         """Note that `node` was looked at and left alone, and why."""
         self._state.refuse(node, reason)

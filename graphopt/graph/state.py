@@ -135,6 +135,17 @@ class GraphState(Edits):
             self.site = None
         self._commit(site)
 
+    @contextlib.contextmanager
+    def open_trial(self, root: Node) -> Iterator[Site]:
+        """A site that is undone at its end."""
+        assert self.site is None, "a trial inside a site"
+        self.site = site = Site(SiteKey(self.pass_name, "", "trial"), root.op, "", len(self.touched))
+        try:
+            yield site
+        finally:
+            self._roll_back(site)
+            self.site = None
+
     def _commit(self, site: Site) -> None:
         if not site.undo:
             return

@@ -16,6 +16,7 @@ from graphopt.graph.schema import defaults, has_op
 from graphopt.graph.state import GraphState
 from graphopt.io.weights import FileValues
 from graphopt.ir import Body, Constant, Function, Node, Tensor
+from graphopt.model import Model
 
 Array = NDArray[Any]
 # From this size on it matters whether a weight that was read stays in memory.
@@ -218,6 +219,10 @@ class GraphView:
     def is_constant(self, tensor: Tensor | None) -> bool:
         """Whether the value of `tensor` is known and cannot be overridden."""
         return self.constant(tensor) is not None
+
+    def snapshot(self) -> Model:
+        """The whole model as it now stands, to be run: read it before the next change, do not change it."""
+        return self._state.finish()
 
     def array(self, tensor: Tensor | None) -> Array | None:
         """The values of a constant, None when `tensor` is not one. Loads weights; do not write to it."""

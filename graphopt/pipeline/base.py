@@ -15,15 +15,20 @@ import abc
 import enum
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from graphopt.errors import PassError, RefusedRewrite
+from graphopt.budget import Budget, Score
+from graphopt.errors import PassError, RefusedRewrite, UserError
 from graphopt.graph.rewriter import Rewriter
-from graphopt.graph.view import Array
+from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Node, Tensor
 from graphopt.pattern.build import OpPattern, PatternBuilder, depth
 from graphopt.pattern.match import Failure, Match, find
+from graphopt.pipeline.services import Request, Services, Statistic
 from graphopt.pipeline.targets import Target
+
+if TYPE_CHECKING:
+    from graphopt.pipeline.teacher import Teacher
 
 # A worklist that visits more than this many times the nodes it started with is not converging.
 FUEL = 64
@@ -65,6 +70,21 @@ class Evaluator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watch:
+    """A statistic that a pass wants, and of what.
+
+    Attributes:
+        statistic: an empty one, which says what to accumulate.
+        student: tensors whose values in the model as it now stands are meant.
+        teacher: tensors whose values in the teacher are meant; `statistic.update` gets them last.
+    """
+
+    statistic: Statistic
+    student: tuple[Tensor, ...] = ()
+    teacher: tuple[Tensor, ...] = ()
+
+
 @dataclass
 class PassContext:
     """What a pass may ask for beyond the graph.
@@ -73,9 +93,11 @@ class PassContext:
         target: who will execute the model.
         limits: bounds on what passes may produce.
         evaluator: runs nodes; None where no runtime is installed.
-        interface_inputs: names of the model's inputs, which must stay.
         marks: where each pass stands in the list of touched nodes, per body.
         notes: what passes keep from body to body and from run to run, under keys of their own.
+        services: runs the model on the user's data; None where there is none.
+        budget: what the result has to keep; None: only measured.
+        ranges: activation ranges that the user handed in; None: they are measured.
     """
 
     target: Target
@@ -83,6 +105,61 @@ class PassContext:
     evaluator: Evaluator | None = None
     marks: dict[tuple[Any, ...], int] = field(default_factory=dict)
     notes: dict[Hashable, Any] = field(default_factory=dict)
+    services: Services | None = None
+    budget: Budget | None = None
+    ranges: Any = None
+    snapshot: Teacher | None = None
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is data to measure on."""
+        return self.services is not None
+
+    @property
+    def teacher(self) -> Teacher:
+        """The model just before the first LOSSY pass; only LOSSY passes may ask for it."""
+        assert self.snapshot is not None, "a pass that is not LOSSY asked for the teacher"
+        return self.snapshot
+
+    def observe(self, graph: GraphView, watches: Sequence[Watch]) -> list[Any]:
+        """Accumulate statistics of tensors over the calibration data.
+
+        Args:
+            graph: a body of the model, which is run as it now stands: an open site is part of it.
+            watches: what to accumulate, of which tensors.
+
+        Returns:
+            For each watch its statistic, filled; objects of the class of `watch.statistic`.
+
+        Raises:
+            UserError: there is no data.
+        """
+        names: list[Request] = []
+        for watch in watches:
+            teachers = (self.teacher.tensor(t) or t for t in watch.teacher)
+            names.append(
+                Request(
+                    watch.statistic, tuple(t.name for t in watch.student), tuple(t.name for t in teachers)
+                )
+            )
+        teacher = self.snapshot.model if any(r.teacher for r in names) and self.snapshot else None
+        return self._services().observe(graph.snapshot(), teacher, names)
+
+    def score(self, graph: GraphView) -> Score:
+        """How close the model as it now stands is to the teacher, on the calibration data."""
+        return self._services().score(graph.snapshot(), self.teacher.model)
+
+    def latency(self, graph: GraphView) -> float:
+        """Time of the model as it now stands over the teacher's; one figure per model and run."""
+        return self._services().latency(graph.snapshot(), self.teacher.model)
+
+    def _services(self) -> Services:
+        if self.services is None:
+            raise UserError(
+                "this needs data to measure on",
+                fix="hand in typical inputs: --data calib.npz (see `graphopt run --help`)",
+            )
+        return self.services
 
     def evaluate(
         self,
@@ -118,6 +195,13 @@ class Pass(abc.ABC):
     @abc.abstractmethod
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Rewrite `graph`, one body of the model. Called for every body, innermost first."""
+
+    def least_opset(self) -> int:
+        """The oldest version of the standard operators with which this can be expressed; 0: any.
+
+        A pipeline raises a model that is older before the first pass runs.
+        """
+        return 0
 
     @classmethod
     def summary(cls) -> str:

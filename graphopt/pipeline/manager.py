@@ -10,17 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from graphopt.budget import Budget
 from graphopt.errors import GraphOptError, PassError, UserError
 from graphopt.graph.journal import Journal, SiteKey
 from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.shapes import infer
 from graphopt.graph.state import GraphState
 from graphopt.model import Model
-from graphopt.pipeline.base import Evaluator, Limits, NodePass, Pass, PassContext
+from graphopt.pipeline.base import Evaluator, Limits, NodePass, Numerics, Pass, PassContext
 from graphopt.pipeline.instruments import CheckStructure, Instrument, Timing
 from graphopt.pipeline.registry import Fixpoint, Step
+from graphopt.pipeline.services import Services
 from graphopt.pipeline.targets import Target
+from graphopt.pipeline.teacher import Teacher
 
 # Rounds after which a fixpoint group that still changes something is stopped.
 MAX_ROUNDS = 32
@@ -36,6 +40,9 @@ class Settings:
         keep: globs over node and tensor names that no pass may touch.
         evaluator: runs constant nodes; None where no runtime is installed.
         deadline: `time.monotonic()` at which to give up, None for never.
+        services: runs models on the user's data; None where there is none.
+        budget: what passes that move the numbers have to keep, None: only measured.
+        ranges: activation ranges that the user handed in.
     """
 
     target: Target
@@ -43,6 +50,9 @@ class Settings:
     keep: tuple[str, ...] = ()
     evaluator: Evaluator | None = None
     deadline: float | None = None
+    services: Services | None = None
+    budget: Budget | None = None
+    ranges: Any = None
 
     def check_deadline(self) -> None:
         """Raise UserError if the time is up."""
@@ -59,12 +69,17 @@ class Execution:
         journal: what happened.
         timing: how long each pass took.
         order: the passes that ran, in order of their first run.
+        between: copies of the model at every change between LOSSY passes and others, by the number of
+            rewrites applied until then.
+        teacher: the model before the first LOSSY pass, None if there was none.
     """
 
     model: Model
     journal: Journal
     timing: Timing
     order: list[Pass]
+    between: dict[int, Model] = field(default_factory=dict)
+    teacher: Model | None = None
 
 
 def flatten(steps: Iterable[Step]) -> list[Pass]:
@@ -113,13 +128,21 @@ def execute(
     """
     journal = Journal(limit=limit, skip=skip)
     state = GraphState(model, infer(model), journal, settings.keep)
-    ctx = PassContext(settings.target, settings.limits, settings.evaluator)
+    ctx = PassContext(
+        settings.target,
+        settings.limits,
+        settings.evaluator,
+        services=settings.services,
+        budget=settings.budget,
+        ranges=settings.ranges,
+    )
     timing = Timing()
     runner = _Runner(state, ctx, settings, [timing, CheckStructure(), *instruments])
     runner.run(steps)
     for instrument in runner.instruments:
         instrument.at_end(state)
-    return Execution(state.finish(), journal, timing, list(runner.order))
+    teacher = ctx.snapshot.model if ctx.snapshot is not None else None
+    return Execution(state.finish(), journal, timing, list(runner.order), runner.between, teacher)
 
 
 class _Runner:
@@ -129,6 +152,8 @@ class _Runner:
         self.state, self.ctx, self.settings, self.instruments = state, ctx, settings, instruments
         self.order: dict[Pass, None] = {}
         self.last_run: dict[Pass, int] = {}
+        self.between: dict[int, Model] = {}
+        self.was_lossy = False
 
     def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -154,6 +179,7 @@ class _Runner:
         self.settings.check_deadline()
         state.pass_name = item.name
         before = len(journal.changes)
+        self.note_border(item, before)
         for instrument in self.instruments:
             instrument.before_pass(item, state)
         for body in state.live_bodies():
@@ -170,3 +196,13 @@ class _Runner:
             instrument.after_pass(item, state, len(journal.changes) - before)
         # A NodePass ends where it has nothing left to do; any other pass may find more on a second run.
         self.last_run[item] = len(journal.changes) if isinstance(item, NodePass) else before
+
+    def note_border(self, item: Pass, applied: int) -> None:
+        """Keep the model where the passes turn LOSSY, or turn from that: each side is proven by itself."""
+        lossy = item.numerics is Numerics.LOSSY
+        if lossy and self.ctx.snapshot is None:
+            self.ctx.snapshot = Teacher(self.state)
+            self.between[applied] = self.ctx.snapshot.model
+        elif lossy != self.was_lossy and applied not in self.between:
+            self.between[applied] = self.state.finish().copy()
+        self.was_lossy = lossy

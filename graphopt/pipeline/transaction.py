@@ -33,7 +33,8 @@ class Judgement:
     """The verdict on one candidate.
 
     Attributes:
-        verdict: "proven", "unproven" or "failed".
+        verdict: "proven", "unproven", "failed", or "over budget": nothing is wrong with it, but it moves the
+            numbers further than the user allows.
         why: the reason, with figures where it failed.
         proof: whatever the judge wants to hand to the report.
     """
@@ -84,7 +85,7 @@ class Outcome:
 
     Attributes:
         run: the execution whose model is to be used.
-        verdict: "proven", "unproven", "rolled back", "failed" or "not verified".
+        verdict: "proven", "unproven", "rolled back", "over budget", "failed" or "not verified".
         why: one sentence.
         judgement: the last comparison with the original.
         guilty: what was rolled back.
@@ -191,13 +192,21 @@ class Transaction:
         allowance = self.allowance(changes)
         if allowance is Numerics.LOSSY:
             for start, end in self._exact_segments(changes):
-                before = self._execute(skip, dropped, limit=start, quiet=True).model
-                after = self._execute(skip, dropped, limit=end, quiet=True).model
+                before = self._at(done, start, skip, dropped)
+                after = self._at(done, end, skip, dropped)
                 judge = self.judge if start == 0 else self.judge.against(before)
                 judged = judge.judge(after, self.allowance(changes[start:end]))
                 if judged.verdict == "failed":
                     return judged
         return self.judge.judge(done.model, allowance)
+
+    def _at(self, done: Execution, applied: int, skip: frozenset[SiteKey], dropped: Collection[str]) -> Model:
+        """The model of the run `done` after so many rewrites."""
+        if applied == len(done.journal.changes):
+            return done.model
+        if applied in done.between:
+            return done.between[applied]
+        return self._execute(skip, dropped, limit=applied, quiet=True).model
 
     def _exact_segments(self, changes: Sequence[Change]) -> list[tuple[int, int]]:
         """Maximal runs of changes that no LOSSY pass made."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graphopt.budget import Budget
 from graphopt.runtime.values import Array, Value
 from graphopt.validation.metrics import Metrics, eps, is_float, leaves, measure
 
@@ -55,14 +56,6 @@ class Tolerance:
     def limit(self) -> float:
         """The largest absolute difference allowed to values that are no fills."""
         return FACTOR * self.floor
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a LOSSY result must keep, per float output. None: measured, not held to anything."""
-
-    min_cosine: float | None = 0.99
-    min_sqnr_db: float | None = 15.0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import onnx
 
+from graphopt.budget import Budget
 from graphopt.runtime.data import Data
 from graphopt.runtime.session import (
     CPU,
@@ -23,7 +24,6 @@ from graphopt.runtime.session import (
 )
 from graphopt.runtime.values import Value
 from graphopt.validation.compare import (
-    Budget,
     Level,
     OutputVerdict,
     Tolerance,

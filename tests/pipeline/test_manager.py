@@ -13,6 +13,7 @@ import pytest
 import wrong_passes as wrong
 
 import graphopt
+from graphopt.budget import Budget
 from graphopt.errors import PassError
 from graphopt.model import Model
 from graphopt.passkit import Node, NodePass, Numerics, Pass, PassContext, Rewriter
@@ -20,7 +21,6 @@ from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
 from graphopt.pipeline.manager import Settings, execute, flatten, without
 from graphopt.pipeline.registry import Fixpoint
 from graphopt.pipeline.targets import get_target
-from graphopt.validation.compare import Budget
 from graphopt_passes.cleanup.dead_nodes import DeadNodes
 from graphopt_passes.cleanup.remove_identity import RemoveIdentity
 

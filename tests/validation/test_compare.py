@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from graphopt.validation.compare import Budget, Level, Pointed, Tolerance, compare_outputs, judge
+from graphopt.budget import Budget
+from graphopt.validation.compare import Level, Pointed, Tolerance, compare_outputs, judge
 from graphopt.validation.metrics import bit_equal, leaves, measure, scale_of
 
 F = np.float32

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+from graphopt.budget import Budget
 from graphopt.errors import ProviderError, UserError
 from graphopt.model import Model
 from graphopt.runtime.session import CPU, Session, open_session
 from graphopt.runtime.values import Feeds, Value
-from graphopt.validation.compare import Budget
 from graphopt.validation.proof import Options, Proof, Prover, Reference, prove, validate
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

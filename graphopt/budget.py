@@ -1,0 +1,58 @@
+"""What a result that moves the numbers has to keep, and how close one came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Score:
+    """How close the model at hand is to the teacher, over the calibration data.
+
+    Attributes:
+        sqnr_db: signal-to-quantization-noise ratio of the worst float output, in dB.
+        cosine: cosine similarity of the worst float output, over all samples.
+        metrics: the user's task metrics, by name; higher is better.
+        drops: by how much each metric is below the teacher's.
+    """
+
+    sqnr_db: float
+    cosine: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    drops: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a LOSSY result must keep; None: not asked for.
+
+    Attributes:
+        min_cosine: least cosine similarity with the original of every float output.
+        min_sqnr_db: least signal-to-noise ratio of every float output, in dB.
+        max_drop: how far each task metric may fall, by its name.
+        max_latency_ratio: largest latency in units of the original's.
+    """
+
+    min_cosine: float | None = 0.99
+    min_sqnr_db: float | None = 15.0
+    max_drop: Mapping[str, float] = field(default_factory=dict)
+    max_latency_ratio: float | None = None
+
+    def misses(self, score: Score, latency: float | None = None) -> list[str]:
+        """In words, what of this budget `score` does not keep; empty when it keeps everything."""
+        found = []
+        # A score that is NaN keeps nothing: hence the negations.
+        if self.min_cosine is not None and not score.cosine >= self.min_cosine:
+            found.append(f"cosine {score.cosine:.5g} is below {self.min_cosine:g}")
+        if self.min_sqnr_db is not None and not score.sqnr_db >= self.min_sqnr_db:
+            found.append(f"SQNR {score.sqnr_db:.4g} dB is below {self.min_sqnr_db:g} dB")
+        for name, limit in self.max_drop.items():
+            drop = score.drops.get(name)
+            if drop is None:
+                found.append(f"the metric {name!r} was not measured")
+            elif not drop <= limit:
+                found.append(f"{name} falls by {drop:.4g}, more than {limit:g}")
+        if self.max_latency_ratio is not None and latency is not None and latency > self.max_latency_ratio:
+            found.append(f"latency ratio {latency:.3f} is above {self.max_latency_ratio:g}")
+        return found
