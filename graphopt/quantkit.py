@@ -8,9 +8,27 @@ from __future__ import annotations
 
 from graphopt.budget import Budget, Score
 from graphopt.pipeline.services import Statistic
+from graphopt.quantization.grid import (
+    QUANT_TYPES,
+    Grid,
+    QuantType,
+    WeightMethod,
+    grid_for_range,
+    quant_type,
+    reduced,
+    weight_grid,
+)
 
 __all__ = [
+    "QUANT_TYPES",
     "Budget",
+    "Grid",
+    "QuantType",
     "Score",
     "Statistic",
+    "WeightMethod",
+    "grid_for_range",
+    "quant_type",
+    "reduced",
+    "weight_grid",
 ]
