@@ -287,8 +287,9 @@ def weight_grid(
         rows, shape = _blocks(values, axis, block)
     else:
         axis = axis % values.ndim
-        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
         shape = (values.shape[axis],)
+        # Not -1: of no elements at all it cannot be told how many there are per row.
+        rows = np.moveaxis(values, axis, 0).reshape(shape[0], values.size // max(1, shape[0]))
     low, high = rows.min(axis=1, initial=0.0), rows.max(axis=1, initial=0.0)
     grid = grid_for_range(low, high, type, symmetric=symmetric, power_of_two=power_of_two, axis=0)
     if method == "mse":
