@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt import collector, summary
+from graphopt import collector, lossy, summary
 from graphopt.errors import UserError
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
@@ -27,7 +27,8 @@ from graphopt.pipeline.transaction import Guilt, Outcome, Transaction
 from graphopt.report.document import Culprit, RunReport
 
 if TYPE_CHECKING:
-    from graphopt.budget import Budget
+    from graphopt.budget import Budget, Score
+    from graphopt.calibration.service import CalibrationService
     from graphopt.io.save import SavedFiles
     from graphopt.judging import ProverJudge
     from graphopt.validation.proof import Proof
@@ -55,15 +56,31 @@ class Result:
         return f"<graphopt result: {self.report.verdict}, {nodes}; all of it in .report, .model>"
 
     def save(
-        self, path: str | Path, *, external_data: bool | None = None, overwrite: bool = True
+        self,
+        path: str | Path,
+        *,
+        external_data: bool | None = None,
+        overwrite: bool = True,
+        over_budget: bool = False,
     ) -> SavedFiles:
         """Write the model atomically; see `Model.save`. The report then names the file.
+
+        Args:
+            path: the file to write.
+            external_data: as for `Model.save`.
+            overwrite: as for `Model.save`.
+            over_budget: write it even if it does not keep its budget.
 
         Raises:
             UserError: the result is known to be wrong, or the file cannot be written.
         """
         if not self.report.writable:
             raise UserError("the result failed its validation, so it is not written")
+        if self.report.verdict == "over budget" and not over_budget:
+            raise UserError(
+                f"the result does not keep its budget: {self.report.verdict_reason}",
+                fix="raise the budget, or ask for it all the same: save(..., over_budget=True)",
+            )
         saved = self.model.save(path, external_data=external_data, overwrite=overwrite)
         output = summary.file_info(saved.model, saved.data)
         self.report = replace(self.report, output=output)
@@ -88,6 +105,8 @@ def run(
     providers: str | Sequence[str] = ("cpu",),
     limits: Limits | None = None,
     budget: Budget | None = None,
+    metric: lossy.Metric = None,
+    ranges: str | Path | None = None,
     memory_limit: int | None = None,
     timeout: float | None = None,
     repro_dir: str | Path | None = None,
@@ -103,11 +122,14 @@ def run(
         target: who will execute the result: "portable", "ort-cpu", "ort-cuda", "tensorrt".
         verify: compare with the original at the end ("final"), after each pass ("each"), or not ("off").
         keep: globs over node and tensor names that no pass may touch.
-        data: real inputs for the comparison: arrays by name, an .npz file, or a folder.
+        data: real inputs, to compare on and to calibrate with: arrays by name, a file, a folder, ... (see
+            docs/data.md).
         input_shapes: dims by input name, for synthesized inputs.
         providers: execution providers that the result must hold on; the CPU always is among them.
         limits: bounds on what passes may produce.
-        budget: what a lossy pipeline must keep.
+        budget: what a pipeline that moves the numbers must keep; presets have one of their own.
+        metric: task metric, "module:function" or a function, called with (sample, outputs) pairs.
+        ranges: a file of activation ranges, from `graphopt calibrate`.
         memory_limit: bytes of memory that this process may allocate during the call.
         timeout: seconds after which to give up.
         repro_dir: folder for reproducers of what was rolled back; none are written by default.
@@ -142,13 +164,26 @@ def run(
     before = model_stats(original)
     _check_keep(keep, original)
     deadline = None if timeout is None else time.monotonic() + timeout
-    settings = Settings(profile, limits or Limits(), keep, _evaluator(), deadline)
+    moving = lossy.is_lossy(steps)
+    steps = lossy.with_room(steps, original, registry)
+    budget = lossy.budget_for(budget, passes, steps, registry)
+    services = lossy.open_services(data, original, metric=metric, tell=tell) if moving else None
+    settings = Settings(
+        profile,
+        limits or Limits(),
+        keep,
+        _evaluator(),
+        deadline,
+        services=services,
+        budget=budget,
+        ranges=lossy.load_ranges(ranges),
+    )
     clock.lap("load")
     with _memory_limit(memory_limit):
         judge = None
         if verify != "off":
             tell("reference", "running the original")
-            judge = _judge(original, data, input_shapes, providers, budget)
+            judge = _judge(original, data, input_shapes, providers, budget, services)
             clock.lap("reference")
         watchers: list[Instrument] = [Progress(tell)]
         if dump_dir is not None:
@@ -172,13 +207,19 @@ def run(
         )
         if culprits:
             clock.lap("reproducers")
+        measured = lossy.Measured()
+        if moving and judge is not None and outcome.judgement is not None:
+            tell("measure", "latency before and after")
+            feeds = services.latency_feeds() if services is not None else judge.feeds()
+            measured = lossy.measure(original, outcome, budget, profile, feeds, services)
+            clock.lap("latency")
     report = RunReport(
         input=summary.file_info(path, original.data_files),
         output=None,
         target=target,
         pipeline=registry.format(steps),
-        verdict=outcome.verdict,  # type: ignore[arg-type]
-        verdict_reason=outcome.why,
+        verdict=measured.verdict or outcome.verdict,  # type: ignore[arg-type]
+        verdict_reason=measured.why or outcome.why,
         passes=(
             *summary.pass_reports(outcome.run.order, outcome.run.journal, outcome.run.timing, outcome),
             *summary.left_out(flatten(steps), outcome),
@@ -188,6 +229,10 @@ def run(
         culprits=culprits,
         seconds=clock.laps,
         versions=summary.versions(),
+        accuracy=measured.accuracy,
+        latency=measured.latency,
+        left_float=measured.left_float,
+        warnings=measured.warnings,
     )
     return Result(outcome.run.model, _with_proof(report, outcome))
 
@@ -267,14 +312,23 @@ def _judge(
     input_shapes: Mapping[str, Sequence[int]] | None,
     providers: Sequence[str],
     budget: Budget | None,
+    services: CalibrationService | None,
 ) -> ProverJudge:
     from graphopt.judging import ProverJudge
     from graphopt.validation.proof import Options
 
+    def score(candidate: Model) -> Score:
+        assert services is not None
+        return services.held_back_score(candidate, original)
+
     if not providers:
         raise UserError("no execution provider was named", fix="as in: --providers cpu")
     return ProverJudge(
-        original, data, Options(tuple(providers), input_shapes=dict(input_shapes or {})), budget
+        original,
+        data,
+        Options(tuple(providers), input_shapes=dict(input_shapes or {})),
+        budget,
+        scorer=score if services is not None else None,
     )
 
 
@@ -301,7 +355,7 @@ def _with_proof(report: RunReport, outcome: Outcome) -> RunReport:
         outputs=summary.output_rows(proof, declared),
         probes=proof.probes,
         runtimes=proof.runtimes,
-        warnings=proof.warnings,
+        warnings=(*proof.warnings, *report.warnings),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 
-from graphopt.budget import Budget
+from graphopt.budget import Budget, Score
 from graphopt.graph.view import Array
 from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
@@ -32,6 +33,7 @@ class ProverJudge:
         options: providers, shapes, how many probes.
         budget: what a LOSSY result must keep.
         probes: inputs to use, from the judge of another reference.
+        scorer: measures how close a LOSSY candidate is to the original; by default on the probes.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class ProverJudge:
         options: Options | None = None,
         budget: Budget | None = None,
         probes: Sequence[ProbeSet] | None = None,
+        scorer: Callable[[Model], Score] | None = None,
     ) -> None:
-        self.options, self.budget = options or Options(), budget
+        self.options, self.budget, self.scorer = options or Options(), budget, scorer
         self.reference = Reference(reference, data, self.options, probes)
         self._prover = Prover(self.reference)
         self._half = computes_in_half(reference)
@@ -54,14 +57,31 @@ class ProverJudge:
         has no kernel for an operator it computes in float32 and leaves out casts between neighbours, so
         that removing even an Identity changes where the result is rounded.
         """
-        proof = self._prover.check(candidate, numerics.name, self.budget)
+        if numerics is Numerics.LOSSY:
+            return self._weigh(candidate)
+        proof = self._prover.check(candidate, numerics.name)
         if not proof.ok and numerics is Numerics.EXACT and self._half:
-            proof = self._prover.check(candidate, Numerics.CLOSE.name, self.budget)
+            proof = self._prover.check(candidate, Numerics.CLOSE.name)
         return Judgement(proof.verdict, proof.reason, proof)
+
+    def _weigh(self, candidate: Model) -> Judgement:
+        """Whether a LOSSY candidate runs with the same interface, and what it keeps of the budget."""
+        proof = self._prover.check(candidate, Numerics.LOSSY.name)
+        if proof.verdict != "proven":
+            return Judgement(proof.verdict, proof.reason, proof)
+        score = self.scorer(candidate) if self.scorer is not None else score_of(proof)
+        misses = self.budget.misses(score) if self.budget is not None else []
+        if misses:
+            return Judgement("over budget", "; ".join(misses), proof, score, tuple(misses))
+        return Judgement(proof.verdict, proof.reason, proof, score)
 
     def against(self, reference: Model) -> ProverJudge:
         """A judge that compares with another reference on the same inputs."""
         return ProverJudge(reference, None, self.options, self.budget, self.reference.probes.sets)
+
+    def feeds(self) -> list[Mapping[str, Any]]:
+        """The inputs that are compared on."""
+        return [s.feeds for s in self.reference.probes.sets]
 
     def failing_feeds(self, proof: object) -> dict[str, Array]:
         """The inputs that show a failure (the first ones where none does), as far as they are arrays."""
@@ -70,6 +90,20 @@ class ProverJudge:
         if not isinstance(proof, Proof) or proof.failing_probe is None:
             return feeds_as_arrays(self.reference.feeds(0))
         return feeds_as_arrays(self.reference.feeds(proof.failing_probe))
+
+
+def score_of(proof: Proof) -> Score:
+    """The worst float output of a proof, over its probes and runtimes; perfect where there is none."""
+    sqnr, cosine = math.inf, 1.0
+    for output in proof.outputs:
+        metrics = output.metrics
+        if metrics is None or metrics.sqnr_db is None:
+            continue
+        if not metrics.same_pattern:  # NaN or infinity where there was none
+            return Score(math.nan, math.nan)
+        sqnr = min(sqnr, metrics.sqnr_db)
+        cosine = min(cosine, metrics.cosine if metrics.cosine is not None else 1.0)
+    return Score(sqnr, cosine)
 
 
 def computes_in_half(model: Model) -> bool:

@@ -22,6 +22,7 @@ import onnx
 import onnx.checker
 import onnx.parser
 
+from graphopt.budget import Budget
 from graphopt.graph.journal import Journal
 from graphopt.graph.view import Array
 from graphopt.ir import Constant
@@ -82,13 +83,34 @@ def apply(
     target: str = "portable",
     keep: Sequence[str] = (),
     limits: Limits | None = None,
+    data: Any = None,
+    budget: Budget | None = None,
 ) -> Applied:
-    """Run `passes`, each once, on a copy of `before`, with every structural check."""
+    """Run `passes`, each once, on a copy of `before`, with every structural check.
+
+    Args:
+        passes: the pass or passes under test.
+        before: the model, as ONNX text or proto.
+        target: target profile.
+        keep: globs that the passes must leave alone.
+        limits: bounds on what passes may produce.
+        data: what passes may measure on, as for `graphopt.run`.
+        budget: what passes that move the numbers have to keep.
+    """
+    from graphopt.lossy import open_services
     from graphopt.runtime.evaluate import evaluate
 
     model = Model.load(parse(before))
     items = [passes] if isinstance(passes, Pass) else list(passes)
-    settings = Settings(get_target(target), limits or Limits(), tuple(keep), evaluate)
+    services = open_services(data, model, metric=None, tell=lambda stage, detail: None)
+    settings = Settings(
+        get_target(target),
+        limits or Limits(),
+        tuple(keep),
+        evaluate,
+        services=services,
+        budget=budget,
+    )
     done = execute(model, items, settings)
     proto = done.model.to_proto(weights="inline")
     onnx.checker.check_model(proto)
@@ -106,6 +128,7 @@ def assert_rewrites(
     inputs: Feeds | Sequence[Feeds] | None = None,
     numerics: Numerics | None = None,
     limits: Limits | None = None,
+    data: Any = None,
 ) -> Applied:
     """Assert that `passes` rewrite `before`, soundly.
 
@@ -119,20 +142,21 @@ def assert_rewrites(
         inputs: feeds to compare outputs on; random ones for two sizes of every symbolic dim by default.
         numerics: allowance; the weakest that the passes declare by default.
         limits: bounds on what passes may produce.
+        data: what passes may measure on, as for `graphopt.run`.
 
     Returns:
         The rewritten model and its journal, for further assertions.
     """
     items = [passes] if isinstance(passes, Pass) else list(passes)
     proto = parse(before)
-    done = apply(items, proto, target=target, keep=keep, limits=limits)
+    done = apply(items, proto, target=target, keep=keep, limits=limits, data=data)
     assert done.journal.changes, f"nothing was rewritten; refusals: {done.reasons}"
     if ops is not None:
         assert dict(done.ops) == dict(ops), f"{dict(done.ops)} where {dict(ops)} was expected"
     if after is not None:
         expected, got = canonical(parse(after)), canonical(done.proto)
         assert got == expected, f"became\n{got}\nwhere\n{expected}\nwas expected"
-    again = apply(items, done.proto, target=target, keep=keep, limits=limits)
+    again = apply(items, done.proto, target=target, keep=keep, limits=limits, data=data)
     assert not again.journal.changes, f"not idempotent: {[str(c.key) for c in again.journal.changes]}"
     assert_same_interface(proto, done.proto)
     weakest = max((p.numerics for p in items), key=list(Numerics).index)

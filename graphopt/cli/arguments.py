@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from graphopt.errors import UserError
+
+if TYPE_CHECKING:
+    from graphopt.budget import Budget
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|)", re.IGNORECASE)
@@ -53,6 +58,67 @@ def add_input_shape(parser: argparse._ActionsContainer) -> None:
         default=[],
         help="shape of a dynamic input, as in image:1,3,224,224; repeatable",
     )
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """What a result that moves the numbers has to keep."""
+    group = parser.add_argument_group(
+        "what must be kept by passes that move the numbers",
+        "Measured on a held-back part of --data. Presets ask for cosine 0.99 and 15 dB by themselves.",
+    )
+    group.add_argument("--min-cosine", type=float, metavar="X", help="least cosine similarity per output")
+    group.add_argument("--min-sqnr", type=float, metavar="DB", help="least signal-to-noise ratio per output")
+    group.add_argument(
+        "--metric",
+        metavar="FUNCTION",
+        help="task metric, as module:function or ./file.py:function; called with an iterable of (sample, "
+        "outputs), returns a number, or numbers by name; higher is better",
+    )
+    group.add_argument(
+        "--max-drop",
+        metavar="NAME=X",
+        action="append",
+        default=[],
+        help="how far a task metric may fall, as in accuracy=0.2; repeatable",
+    )
+    group.add_argument(
+        "--max-latency-ratio", type=float, metavar="X", help="most latency, in units of the original's"
+    )
+    group.add_argument(
+        "--write-anyway", action="store_true", help="write the result even if it does not keep all this"
+    )
+
+
+def budget(args: argparse.Namespace) -> Budget | None:
+    """The budget that `add_budget`'s options ask for; None when they ask for nothing.
+
+    Raises:
+        UserError: a value makes no sense.
+    """
+    from graphopt.budget import Budget
+
+    drops: dict[str, float] = {}
+    for text in args.max_drop:
+        name, equals, value = text.rpartition("=")
+        try:
+            drops[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name or not drops[name] >= 0:
+            raise UserError(f"--max-drop {text!r} is not NAME=X", fix="as in: accuracy=0.2")
+    if drops and not args.metric:
+        raise UserError("--max-drop needs a metric", fix="name the function that computes it: --metric")
+    for option, value, least, most in (
+        ("--min-cosine", args.min_cosine, -1.0, 1.0),
+        ("--min-sqnr", args.min_sqnr, -math.inf, math.inf),
+        ("--max-latency-ratio", args.max_latency_ratio, 0.0, math.inf),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{option} cannot be {value:g}", fix=f"it lies between {least:g} and {most:g}")
+    given = (args.min_cosine, args.min_sqnr, args.max_latency_ratio)
+    if not drops and given == (None, None, None):
+        return None
+    return Budget(args.min_cosine, args.min_sqnr, drops, args.max_latency_ratio)
 
 
 def add_output_style(parser: argparse.ArgumentParser) -> None:

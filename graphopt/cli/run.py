@@ -90,6 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     proof.add_argument("--memory-limit", metavar="SIZE", help="stay below this, as in 8GB")
     arguments.add_trust(parser)
     arguments.add_inputs(parser)
+    arguments.add_budget(parser)
+    ranges = parser.add_argument(
+        "--ranges", metavar="JSON", help="activation ranges from `graphopt calibrate`, instead of measuring"
+    )
+    ranges.complete = arguments.FILE  # type: ignore[attr-defined]
     arguments.add_output_style(parser)
     parser.add_argument(
         "--explain", action="store_true", help="list the rewrites that nearly happened, and why not"
@@ -116,9 +121,10 @@ def execute(args: argparse.Namespace) -> int:
             **options,
         )
         code = result.report.exit_code(strict=bool(settings.get("strict")))
-        if code != UNPROVEN:
+        anyway = args.write_anyway and result.report.verdict == "over budget"
+        if code != UNPROVEN or anyway:
             tell("save", str(output))
-            result.save(output, external_data=args.external_data)
+            result.save(output, external_data=args.external_data, over_budget=anyway)
     with reader_may_leave():
         _print(result.report, args)
     return code
@@ -164,6 +170,9 @@ def _run_options(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[
         "providers": arguments.comma_list(settings.get("providers", "cpu")),
         "input_shapes": arguments.input_shapes(args.input_shape) or None,
         "data": settings.get("data"),
+        "budget": arguments.budget(args),
+        "metric": args.metric,
+        "ranges": args.ranges,
     }
     if "timeout" in settings:
         options["timeout"] = arguments.duration(settings["timeout"])
@@ -217,5 +226,5 @@ def _print(report: RunReport, args: argparse.Namespace) -> None:
 
     if not args.quiet:
         render(report, console(), explain=args.explain, verbose=args.verbose)
-    elif report.verdict in ("failed", "rolled back"):
+    elif report.verdict in ("failed", "rolled back", "over budget"):
         render(replace(report, passes=(), outputs=()), console(sys.stderr))

@@ -121,6 +121,12 @@ class Registry:
             )
         return text
 
+    def names_preset(self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None) -> bool:
+        """Whether `passes`, as given to `resolve`, names a preset that is not a target's default."""
+        items = [passes] if isinstance(passes, str) else list(passes or ())
+        specs = [s for i in items for s in (parse_pipeline(i) if isinstance(i, str) else [i])]
+        return any(isinstance(s, PassSpec) and s.name in self._presets for s in specs)
+
     def resolve(
         self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None, *, default: str | None = None
     ) -> tuple[Step, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from graphopt.budget import Score
 from graphopt.errors import PassError
 from graphopt.graph.journal import Change, SiteKey
 from graphopt.model import Model
@@ -37,11 +38,15 @@ class Judgement:
             numbers further than the user allows.
         why: the reason, with figures where it failed.
         proof: whatever the judge wants to hand to the report.
+        score: how close a LOSSY result is to the original, None for others.
+        misses: what of the budget it does not keep, in words.
     """
 
     verdict: str
     why: str = ""
     proof: object = None
+    score: Score | None = None
+    misses: tuple[str, ...] = ()
 
 
 class Judge(Protocol):

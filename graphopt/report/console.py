@@ -19,6 +19,7 @@ _STYLES = {
     "unproven": "bold yellow",
     "not verified": "bold yellow",
     "rolled back": "bold red",
+    "over budget": "bold red",
     "failed": "bold red",
     "ok": "green",
 }
@@ -40,6 +41,8 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
         explain: list the near misses of every pass.
         verbose: leave nothing out: all passes, all outputs, versions, times by stage.
     """
+    from graphopt.report.accuracy import accuracy
+
     verdict(report.verdict, report.verdict_reason or _default_reason(report), console)
     for culprit in report.culprits:
         _culprit(culprit, console)
@@ -48,6 +51,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     if explain:
         _refusals(report, console)
     outputs(report.outputs, report.probes, console, verbose=verbose, said=report.verdict_reason)
+    accuracy(report, console, verbose=verbose)
     for warning in report.warnings:
         line(console, "warning", clean(warning), "yellow")
     if verbose:
@@ -103,6 +107,7 @@ def _default_reason(report: RunReport) -> str:
         "unproven": "no runtime here can tell whether the result is right",
         "not verified": "the result was not compared with the input (--verify off)",
         "rolled back": _rolled_back(report.culprits),
+        "over budget": "the result moves the numbers further than allowed",
         "failed": "the result is wrong; nothing was written",
     }[report.verdict]
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 SCHEMA = "graphopt.run/1"
 
-Verdict = Literal["proven", "unproven", "rolled back", "failed", "not verified"]
+Verdict = Literal["proven", "unproven", "rolled back", "over budget", "failed", "not verified"]
 NumericsName = Literal["EXACT", "CLOSE", "LOSSY"]
 
 
@@ -160,6 +160,68 @@ class Culprit:
 
 
 @dataclass(frozen=True)
+class MetricRow:
+    """A task metric before and after; higher is better."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """How far a result that moves the numbers moved them.
+
+    Attributes:
+        measured_on: in words, the samples that it was measured on.
+        sqnr_db: signal-to-noise ratio of the worst float output, in dB.
+        cosine: cosine similarity of the worst float output.
+        metrics: the user's task metrics.
+        budget: what was asked for, in words.
+        misses: what of that is not kept, in words; empty when all is.
+    """
+
+    measured_on: str
+    sqnr_db: float
+    cosine: float
+    metrics: tuple[MetricRow, ...] = ()
+    budget: tuple[str, ...] = ()
+    misses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Latency before and after: paired runs, interleaved, one thread.
+
+    Attributes:
+        provider: the execution provider.
+        ratio: time of the result over time of the original: below 1, the result is faster.
+        low, high: 95% interval of the ratio.
+        before_ms, after_ms: median times of one run.
+        fell_back: nodes that were quantized and yet run in float, with the reason.
+        verdict: "faster", "slower", or "no difference".
+    """
+
+    provider: str
+    ratio: float
+    low: float
+    high: float
+    before_ms: float
+    after_ms: float
+    fell_back: tuple[str, ...] = ()
+    verdict: Literal["faster", "slower", "no difference"] = "no difference"
+
+
+@dataclass(frozen=True)
+class FloatNode:
+    """A node that could have been quantized and was left, or put back, in float."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything that one run has to say.
 
@@ -169,7 +231,8 @@ class RunReport:
         target: name of the target profile.
         pipeline: pipeline string that reproduces the run.
         verdict: "proven" within the declared allowances; "unproven" where no runtime here can tell;
-            "rolled back" when some rewrites were wrong, and what is left is proven; "failed" when nothing
+            "rolled back" when some rewrites were wrong, and what is left is proven; "over budget" when
+            nothing is wrong with it but it moves the numbers further than allowed; "failed" when nothing
             could be written; "not verified" when nobody asked.
         verdict_reason: one sentence for people.
         passes: what each pass did, in order of their first run.
@@ -182,6 +245,9 @@ class RunReport:
         warnings: what else people should know.
         seconds: wall time by stage.
         versions: graphopt, onnx, onnxruntime, ... -> version.
+        accuracy: for results that move the numbers, how far.
+        latency: for such results, what they gain; None where it was not measured.
+        left_float: what could have been quantized and was not.
     """
 
     input: FileInfo
@@ -200,6 +266,9 @@ class RunReport:
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    accuracy: AccuracyReport | None = None
+    latency: LatencyReport | None = None
+    left_float: tuple[FloatNode, ...] = ()
 
     @property
     def writable(self) -> bool:
@@ -211,7 +280,9 @@ class RunReport:
 
         What was rolled back counts also where no runtime can tell whether the rest is right.
         """
-        if self.verdict == "failed" or (strict and self.verdict in ("unproven", "not verified")):
+        if self.verdict in ("failed", "over budget") or (
+            strict and self.verdict in ("unproven", "not verified")
+        ):
             return 1
         return 3 if self.verdict == "rolled back" or self.culprits else 0
 

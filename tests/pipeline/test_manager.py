@@ -139,15 +139,21 @@ def test_provenance_names_the_pass() -> None:
     assert [(p.key, p.value) for p in clip.metadata_props] == [("graphopt.pass", "relu-to-clip")]
 
 
-def test_a_lossy_pass_is_held_to_the_budget() -> None:
+def test_a_lossy_pass_is_held_to_the_budget(tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(CHAIN)
     kept = graphopt.run(proto, [RemoveIdentity(), Noise()], budget=Budget(min_cosine=0.99))
     assert kept.report.verdict == "proven"
     (row,) = kept.report.outputs
     assert row.numerics == "LOSSY"
     far = graphopt.run(proto, [RemoveIdentity(), Noise(factor=-50.0)], budget=Budget(min_cosine=0.99))
-    assert far.report.verdict == "rolled back"
-    assert [c.pass_name for c in far.report.culprits] == ["noise"]
+    assert far.report.verdict == "over budget"
+    assert far.report.exit_code() == 1
+    assert far.report.accuracy is not None
+    assert "is below 0.99" in far.report.verdict_reason
+    with pytest.raises(graphopt.UserError, match="does not keep its budget"):
+        far.save(tmp_path / "far.onnx")
+    assert not list(tmp_path.iterdir())
+    far.save(tmp_path / "far.onnx", over_budget=True)
 
 
 def test_a_wrong_exact_pass_cannot_hide_behind_a_lossy_one() -> None:

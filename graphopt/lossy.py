@@ -1,0 +1,233 @@
+"""Runs that move the numbers: their data, their budget, and what they gain and lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from graphopt.budget import Budget, Score
+from graphopt.errors import UserError
+from graphopt.model import Model
+from graphopt.pipeline.base import Numerics
+from graphopt.pipeline.manager import Execution, flatten
+from graphopt.pipeline.registry import Registry, Step
+from graphopt.pipeline.targets import Target
+from graphopt.pipeline.transaction import Outcome
+from graphopt.report.document import AccuracyReport, FloatNode, LatencyReport, MetricRow
+
+if TYPE_CHECKING:
+    from graphopt.calibration.service import CalibrationService
+
+#: What presets are held to where the user asks for nothing else.
+DEFAULT_BUDGET = Budget(min_cosine=0.99, min_sqnr_db=15.0)
+#: The pass that makes room for operators that the model's opset does not have.
+RAISE = "raise-opset"
+# How long latency is measured, in seconds.
+_LATENCY_SECONDS = 2.0
+
+Metric: TypeAlias = "str | Callable[..., Any] | None"
+
+
+def is_lossy(steps: Sequence[Step]) -> bool:
+    """Whether a pass of the pipeline may move the numbers beyond rounding."""
+    return any(item.numerics is Numerics.LOSSY for item in flatten(steps))
+
+
+def with_room(steps: Sequence[Step], model: Model, registry: Registry) -> tuple[Step, ...]:
+    """`steps`, after a pass that raises the model's opset if one of them needs a newer one."""
+    least = max((item.least_opset() for item in flatten(steps)), default=0)
+    if model.opset_imports.get("", least) >= least:
+        return tuple(steps)
+    return (*registry.resolve(f"{RAISE}{{least={least}}}"), *steps)
+
+
+def budget_for(given: Budget | None, passes: Any, steps: Sequence[Step], registry: Registry) -> Budget | None:
+    """What the result has to keep: what the user says, else what presets are held to.
+
+    A pass that the user spells out with its options is obeyed and measured.
+    """
+    if given is not None or not is_lossy(steps):
+        return given
+    return DEFAULT_BUDGET if registry.names_preset(passes) else None
+
+
+def open_services(
+    data: Any,
+    model: Model,
+    *,
+    metric: Metric,
+    tell: Callable[[str, str], None],
+) -> CalibrationService | None:
+    """What runs the model on the user's data; None without data.
+
+    Raises:
+        UserError: the data or the metric cannot be used.
+    """
+    if data is None:
+        if metric is not None:
+            raise UserError("--metric needs data to be computed on", fix="hand it in with --data")
+        return None
+    from graphopt.calibration.data import load_callable, open_dataset, ports_of
+    from graphopt.calibration.service import CalibrationService
+
+    ports, overridable = ports_of(model.skeleton())
+    dataset = open_dataset(data, ports, overridable)
+    function = load_callable(metric, "--metric") if isinstance(metric, str) else metric
+    return CalibrationService(dataset, metric=function, tell=tell)
+
+
+def load_ranges(path: str | Path | None) -> Any:
+    """The user's activation ranges; None where there are none.
+
+    Raises:
+        UserError: the file is not readable as such.
+    """
+    if path is None:
+        return None
+    from graphopt.calibration.ranges import RangeBook
+
+    return RangeBook.load(path)
+
+
+def budget_words(budget: Budget | None) -> tuple[str, ...]:
+    """A budget in words."""
+    if budget is None:
+        return ()
+    words = []
+    if budget.min_cosine is not None:
+        words.append(f"cosine >= {budget.min_cosine:g}")
+    if budget.min_sqnr_db is not None:
+        words.append(f"SQNR >= {budget.min_sqnr_db:g} dB")
+    words += [f"{name} falls by at most {drop:g}" for name, drop in budget.max_drop.items()]
+    if budget.max_latency_ratio is not None:
+        words.append(f"latency ratio <= {budget.max_latency_ratio:g}")
+    return tuple(words)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured at the end of a run that moves the numbers: fields of its report.
+
+    Attributes:
+        verdict, why: a verdict that takes the place of the proof's; "" for none.
+        accuracy, latency, left_float, warnings: as in `RunReport`.
+    """
+
+    verdict: str = ""
+    why: str = ""
+    accuracy: AccuracyReport | None = None
+    latency: LatencyReport | None = None
+    left_float: tuple[FloatNode, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def measure(
+    original: Model,
+    outcome: Outcome,
+    budget: Budget | None,
+    target: Target,
+    feeds: Sequence[Mapping[str, Any]],
+    services: CalibrationService | None,
+) -> Measured:
+    """Accuracy and latency of a finished run whose passes move the numbers.
+
+    Args:
+        original: the model that came in.
+        outcome: what became of it.
+        budget: what it has to keep.
+        target: who runs it.
+        feeds: inputs to time it on.
+        services: what measured it; None where that was done on synthesized inputs.
+    """
+    judged = outcome.judgement
+    score = judged.score if judged is not None else None
+    if judged is None or score is None:
+        return Measured()
+    misses, warnings = list(judged.misses), []
+    timed = _latency(original, outcome.run.model, target, feeds)
+    if isinstance(timed, str):
+        warnings.append(f"latency was not measured: {timed}")
+    else:
+        if timed.verdict != "faster":
+            warnings.append(_not_faster(timed))
+        if budget is not None and budget.max_latency_ratio is not None:
+            misses += [m for m in budget.misses(score, timed.ratio) if m not in misses]
+    where = services.held_back_words() if services is not None else "synthesized inputs"
+    accuracy = _accuracy(score, budget, misses, where)
+    over = ("over budget", "; ".join(misses)) if misses else ("", "")
+    return Measured(
+        *over, accuracy, None if isinstance(timed, str) else timed, left_float(outcome.run), tuple(warnings)
+    )
+
+
+def _accuracy(score: Score, budget: Budget | None, misses: Sequence[str], where: str) -> AccuracyReport:
+    rows = tuple(
+        MetricRow(name, after + score.drops.get(name, 0.0), after) for name, after in score.metrics.items()
+    )
+    return AccuracyReport(where, score.sqnr_db, score.cosine, rows, budget_words(budget), tuple(misses))
+
+
+def _latency(
+    original: Model, result: Model, target: Target, feeds: Sequence[Mapping[str, Any]]
+) -> LatencyReport | str:
+    """What `result` gains over `original` on the target's provider, or why that cannot be said."""
+    from graphopt.runtime.latency import compare_latency
+    from graphopt.runtime.session import RuntimeFailure, available_providers
+
+    if not feeds:
+        return "there is nothing to run it on"
+    provider = target.providers[0]
+    if provider not in available_providers():
+        return f"{provider} is not installed here"
+    try:
+        found = compare_latency(
+            original.session_source(),
+            result.session_source(),
+            feeds[:1],
+            provider=provider,
+            seconds=_LATENCY_SECONDS,
+        )
+    except RuntimeFailure as e:
+        return f"it does not run on {provider}: {e.message}"
+    return LatencyReport(
+        provider,
+        found.ratio,
+        found.low,
+        found.high,
+        found.a_seconds * 1e3,
+        found.b_seconds * 1e3,
+        _fallen_back(result, provider),
+        "faster" if found.is_faster else "slower" if found.is_slower else "no difference",
+    )
+
+
+def _fallen_back(result: Model, provider: str) -> tuple[str, ...]:
+    """Nodes between Q/DQ that the runtime executes in float all the same."""
+    return ()
+
+
+def _not_faster(timed: LatencyReport) -> str:
+    words = "slower than" if timed.verdict == "slower" else "no faster than"
+    text = f"the result is {words} the original here (x{timed.ratio:.2f} of its time)"
+    if timed.fell_back:
+        text += f"; these run in float in spite of Q/DQ: {', '.join(timed.fell_back[:8])}"
+    return text
+
+
+def left_float(run: Execution) -> tuple[FloatNode, ...]:
+    """Nodes that passes declined to quantize, or put back into float, with the reasons."""
+    lossy = {item.name for item in run.order if item.numerics is Numerics.LOSSY}
+    found: dict[tuple[str, str], FloatNode] = {}
+    for refusal in run.journal.refusals:
+        if refusal.pass_name in lossy and refusal.pass_name in STAY_FLOAT:
+            found[refusal.node, refusal.op] = FloatNode(refusal.node, refusal.op, refusal.reason)
+    for change in run.journal.changes:
+        if change.key.pass_name == "restore-float":
+            found[change.key.anchor, change.op] = FloatNode(change.key.anchor, change.op, change.why)
+    return tuple(found.values())
+
+
+#: Passes whose refusals mean that a node keeps its float kernel.
+STAY_FLOAT = frozenset({"insert-qdq", "quantize-dynamic", "quantize-weights"})

@@ -1,0 +1,73 @@
+"""The part of a report on results that move the numbers: what they lose and gain, what stayed float."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from graphopt.report.console import show, table
+from graphopt.report.document import AccuracyReport, FloatNode, LatencyReport, RunReport
+from graphopt.report.text import clean, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MAX_REASONS = 8
+
+
+def accuracy(report: RunReport, console: Console, *, verbose: bool = False) -> None:
+    """Print accuracy, latency, and what stayed in float; nothing for results that compute the same."""
+    if report.accuracy is not None:
+        _accuracy(report.accuracy, console)
+    if report.latency is not None:
+        _latency(report.latency, console)
+    if report.left_float:
+        _left_float(report.left_float, console, verbose=verbose)
+
+
+def _accuracy(found: AccuracyReport, console: Console) -> None:
+    rows = table("accuracy", "before", "after", "", numbers=(1, 2), title="")
+    for row in found.metrics:
+        rows.add_row(
+            clean(row.name), f"{row.before:.4g}", f"{row.after:.4g}", f"{row.after - row.before:+.3g}"
+        )
+    sqnr = "identical" if math.isinf(found.sqnr_db) else f"{found.sqnr_db:.1f} dB"
+    rows.add_row("SQNR (worst output)", "", sqnr, "")
+    rows.add_row("cosine (worst output)", "", f"{found.cosine:.6f}", "")
+    show(console, rows)
+    words = f"measured on {clean(found.measured_on)}"
+    if found.budget:
+        words += f"; asked for: {', '.join(found.budget)}"
+    console.print("  " + words, style="dim", markup=False, highlight=False)
+
+
+def _latency(found: LatencyReport, console: Console) -> None:
+    rows = table("latency", "before", "after", "ratio", "", numbers=(1, 2, 3))
+    rows.add_row(
+        found.provider.removesuffix("ExecutionProvider"),
+        f"{found.before_ms:.3g} ms",
+        f"{found.after_ms:.3g} ms",
+        f"{found.ratio:.2f}",
+        f"{found.verdict} (95%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
+    )
+    show(console, rows)
+
+
+def _left_float(nodes: tuple[FloatNode, ...], console: Console, *, verbose: bool) -> None:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        groups.setdefault((node.op, node.reason), []).append(node.node)
+    rows = table("stayed float", "which", "because")
+    shown = list(groups.items()) if verbose else list(groups.items())[:_MAX_REASONS]
+    for (op, reason), names in shown:
+        which = ", ".join(map(clean, names if verbose else names[:3]))
+        if not verbose and len(names) > 3:
+            which += f" and {len(names) - 3} more"
+        rows.add_row(f"{len(names)} {op}", which, clean(reason))
+    show(console, rows)
+    if len(shown) < len(groups):
+        rest = Counter(op for (op, _), names in list(groups.items())[len(shown) :] for _ in names)
+        words = ", ".join(f"{n} {op}" for op, n in rest.items())
+        more = plural(len(groups) - len(shown), "more reason")
+        console.print(f"  {more} ({words}); -v lists them", style="dim", markup=False, highlight=False)
