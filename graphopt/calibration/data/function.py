@@ -1,0 +1,166 @@
+"""Data that a Python function makes. It is code, and runs because the user named it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from graphopt.calibration.data.source import Record, Source, record_of
+from graphopt.errors import UserError
+
+_NAMED = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
+_HERE = str(Path(__file__))
+
+
+class Function(Source):
+    """A function without arguments that returns, or yields, mappings; it is called for every reading.
+
+    Args:
+        name: for messages.
+        load: finds the function.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Callable[..., Any]]) -> None:
+        self.name, self._load = name, load
+
+    def records(self) -> Iterator[Record]:
+        """What the function returns, one by one."""
+        function = self._load()
+        with_theirs(self.name, _accepts_none, function)
+        result = with_theirs(self.name, function)
+        if isinstance(result, Mapping):
+            yield Record(self.name, result)
+            return
+        if not isinstance(result, Iterable):
+            raise UserError(
+                f"it returned {type(result).__name__}, not mappings of input names to arrays", where=self.name
+            )
+        items, i = iter(result), 0
+        while True:
+            item = with_theirs(self.name, next, items, _END)
+            if item is _END:
+                return
+            yield record_of(f"{self.name} #{i}", item)
+            i += 1
+
+
+_END = object()
+
+
+def _accepts_none(function: Callable[..., Any]) -> None:
+    if not callable(function):
+        raise TypeError(f"{type(function).__name__} is no function")
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # built-ins may have no signature
+        return
+
+
+def is_function(text: str) -> bool:
+    """Whether `text` has the form `module:function` or `file.py:function`."""
+    return _NAMED.fullmatch(text) is not None
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """The function at `module:function` or `file.py:function`; modules of the current directory count.
+
+    Raises:
+        UserError: there is no such module or function, or importing it failed.
+    """
+    match = _NAMED.fullmatch(text)
+    if match is None:
+        raise UserError(f"{text!r} is not of the form module:function")
+    name = match["module"]
+    found: Any = _from_file(Path(name)) if name.endswith(".py") else _module(name)
+    for word in match["function"].split("."):
+        if not hasattr(found, word):
+            there = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            raise UserError(
+                f"there is no {match['function']!r} in it", where=name, fix=f"there are: {', '.join(there)}"
+            )
+        found = getattr(found, word)
+    if not callable(found):
+        raise UserError(f"{match['function']!r} is {type(found).__name__}, no function", where=name)
+    function: Callable[..., Any] = found
+    return function
+
+
+def _module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        return with_theirs(name, importlib.import_module, name)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"there is no module {e.name!r}",
+            where=name,
+            fix="its folder must be the current one, or installed",
+        ) from e
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError("no such file", where=str(path))
+    name = f"graphopt_data_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # for what it imports from beside itself
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        with_theirs(str(path), spec.loader.exec_module, module)
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def with_theirs(name: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call the user's code; what it raises becomes an error that names their file and line.
+
+    Raises:
+        UserError: it raised something.
+    """
+    try:
+        return function(*args)
+    except (UserError, MemoryError):
+        raise
+    except ModuleNotFoundError as e:
+        if e.name == name or name.startswith(f"{e.name}."):
+            raise
+        raise _theirs(name, e) from None
+    except Exception as e:
+        raise _theirs(name, e) from None
+
+
+def _theirs(name: str, e: Exception) -> UserError:
+    frames = [
+        f
+        for f in traceback.extract_tb(e.__traceback__)
+        if f.filename != _HERE and "importlib" not in f.filename
+    ]
+    if isinstance(e, SyntaxError) and e.filename:
+        where = f"{e.filename}:{e.lineno}"
+    else:
+        # The innermost line of the user's own code rather than of a library that it called.
+        own = [
+            f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename
+        ] or frames
+        where = f"{own[-1].filename}:{own[-1].lineno}" if own else name
+    return UserError(
+        f"{type(e).__name__}: {e}", where=where, fix=f"raised while reading the data from {name}"
+    )
