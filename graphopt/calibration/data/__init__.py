@@ -10,6 +10,7 @@ Nothing is loaded whole: memory depends on the size of a batch, not on how many 
 
 from graphopt.calibration.data.batching import Batch, Part, batches
 from graphopt.calibration.data.dataset import Dataset, Port, PortLike, Sample, ports_of
+from graphopt.calibration.data.function import load_callable
 from graphopt.calibration.data.opening import DataSpec, open_dataset
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PortLike",
     "Sample",
     "batches",
+    "load_callable",
     "open_dataset",
     "ports_of",
 ]

@@ -17,7 +17,8 @@ from graphopt.calibration.data.source import Record, Source, record_of
 from graphopt.errors import UserError
 
 _NAMED = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
-_HERE = str(Path(__file__))
+_HIDDEN = re.compile(rf"{re.escape(__file__)}|importlib")
+_LIBRARY = re.compile(r"site-packages|[/\\]lib[/\\]python|<frozen")
 
 
 class Function(Source):
@@ -69,15 +70,21 @@ def is_function(text: str) -> bool:
     return _NAMED.fullmatch(text) is not None
 
 
-def load_function(text: str) -> Callable[..., Any]:
+def load_callable(text: str, option: str = "--data") -> Callable[..., Any]:
     """The function at `module:function` or `file.py:function`; modules of the current directory count.
+
+    Args:
+        text: what the user named.
+        option: where, for messages.
 
     Raises:
         UserError: there is no such module or function, or importing it failed.
     """
     match = _NAMED.fullmatch(text)
     if match is None:
-        raise UserError(f"{text!r} is not of the form module:function")
+        raise UserError(
+            f"{option} {text!r} is no function", fix="as in: module:function, or file.py:function"
+        )
     name = match["module"]
     found: Any = _from_file(Path(name)) if name.endswith(".py") else _module(name)
     for word in match["function"].split("."):
@@ -104,7 +111,7 @@ def _module(name: str) -> ModuleType:
         raise UserError(
             f"there is no module {e.name!r}",
             where=name,
-            fix="its folder must be the current one, or installed",
+            fix="install it, or run where it lies",
         ) from e
     finally:
         if added:
@@ -148,19 +155,10 @@ def with_theirs(name: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _theirs(name: str, e: Exception) -> UserError:
-    frames = [
-        f
-        for f in traceback.extract_tb(e.__traceback__)
-        if f.filename != _HERE and "importlib" not in f.filename
-    ]
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if not _HIDDEN.search(f.filename)]
+    # The innermost line of the user's own code rather than of a library that it called.
+    own = [f for f in frames if not _LIBRARY.search(f.filename)] or frames
+    where = f"{own[-1].filename}:{own[-1].lineno}" if own else name
     if isinstance(e, SyntaxError) and e.filename:
         where = f"{e.filename}:{e.lineno}"
-    else:
-        # The innermost line of the user's own code rather than of a library that it called.
-        own = [
-            f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename
-        ] or frames
-        where = f"{own[-1].filename}:{own[-1].lineno}" if own else name
-    return UserError(
-        f"{type(e).__name__}: {e}", where=where, fix=f"raised while reading the data from {name}"
-    )
+    return UserError(f"{type(e).__name__}: {e}", where=where, fix=f"raised by what was asked for as {name!r}")

@@ -11,7 +11,7 @@ import onnx
 
 from graphopt.calibration.data.dataset import Dataset, PortLike, Sample, as_port
 from graphopt.calibration.data.files import open_path
-from graphopt.calibration.data.function import Function, is_function, load_function
+from graphopt.calibration.data.function import Function, is_function, load_callable
 from graphopt.calibration.data.samples import Fitter
 from graphopt.calibration.data.source import Items, Source, Table
 
@@ -79,8 +79,8 @@ def open_dataset(
 
             return Synthetic(model, int(match[1] or 32))
         if is_function(text) and not Path(text).exists():
-            load_function(text)  # a misspelt name is said at once
-            return _Fitted(Function(text, lambda: load_function(text)), fitter)
+            load_callable(text)  # a misspelt name is said at once
+            return _Fitted(Function(text, lambda: load_callable(text)), fitter)
         return _Fitted(open_path(Path(text), fitter.required), fitter)
     if isinstance(spec, Mapping):
         return _Fitted(Table("data", lambda: spec), fitter)

@@ -1,4 +1,4 @@
-"""Records of a source as samples: what is a row per sample, what is one feed, and whether it fits the model."""
+"""Records of a source as samples: what is a row per sample, what is one feed, and whether it fits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from graphopt.calibration.data.source import Record
 from graphopt.errors import UserError
 from graphopt.runtime.values import Array, numpy_dtype
 
-#: What a value of a record is to its samples: "rows": axis 0 counts samples and stays, of length 1; "stack": a
-#: further axis in front counts whole feeds; "lift": one sample, whose batch axis is missing; "shared": the
-#: same for every sample.
+#: What a value of a record is to its samples: "rows": axis 0 counts samples and stays, of length 1; "stack":
+#: a further axis in front counts whole feeds; "lift": one sample, whose batch axis is missing; "shared":
+#: the same for every sample.
 Mode: TypeAlias = Literal["rows", "stack", "lift", "shared"]
 
 _T = onnx.TensorProto
@@ -267,7 +267,7 @@ def _wrong_dtype(array: Array, port: Port, where: str) -> UserError:
         where=where,
         fix="describe how images become inputs in a data TOML file (see docs/data.md)"
         if images
-        else f"convert the data as the model's users do; .astype({str(wanted)!r}) alone would only hide a mistake",
+        else "convert the data the way the model's users do",
     )
 
 
