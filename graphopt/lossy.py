@@ -72,8 +72,9 @@ def open_services(
     from graphopt.calibration.data import load_callable, open_dataset, ports_of
     from graphopt.calibration.service import CalibrationService
 
-    ports, overridable = ports_of(model.skeleton())
-    dataset = open_dataset(data, ports, overridable)
+    skeleton = model.skeleton()
+    ports, overridable = ports_of(skeleton)
+    dataset = open_dataset(data, ports, overridable, model=skeleton)
     function = load_callable(metric, "--metric") if isinstance(metric, str) else metric
     return CalibrationService(dataset, metric=function, tell=tell)
 
