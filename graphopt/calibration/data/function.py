@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -22,21 +23,20 @@ _LIBRARY = re.compile(r"site-packages|[/\\]lib[/\\]python|<frozen")
 
 
 class Function(Source):
-    """A function without arguments that returns, or yields, mappings; it is called for every reading.
+    """A function without arguments that returns, or yields, mappings.
 
     Args:
         name: for messages.
-        load: finds the function.
+        function: called for every reading.
     """
 
-    def __init__(self, name: str, load: Callable[[], Callable[..., Any]]) -> None:
-        self.name, self._load = name, load
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name, self._function = name, function
 
     def records(self) -> Iterator[Record]:
         """What the function returns, one by one."""
-        function = self._load()
-        with_theirs(self.name, _accepts_none, function)
-        result = with_theirs(self.name, function)
+        with_theirs(self.name, _accepts_none, self._function)
+        result = with_theirs(self.name, self._function)
         if isinstance(result, Mapping):
             yield Record(self.name, result)
             return
@@ -82,9 +82,7 @@ def load_callable(text: str, option: str = "--data") -> Callable[..., Any]:
     """
     match = _NAMED.fullmatch(text)
     if match is None:
-        raise UserError(
-            f"{option} {text!r} is no function", fix="as in: module:function, or file.py:function"
-        )
+        raise UserError(f"{option} {text!r} is no function", fix="as in: module:function, file.py:function")
     name = match["module"]
     found: Any = _from_file(Path(name)) if name.endswith(".py") else _module(name)
     for word in match["function"].split("."):
@@ -100,22 +98,28 @@ def load_callable(text: str, option: str = "--data") -> Callable[..., Any]:
     return function
 
 
-def _module(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder's modules come first now, and last later: what is imported late is found, nothing hidden."""
+    path = str(folder.resolve())
+    sys.path.insert(0, path)
     try:
-        return with_theirs(name, importlib.import_module, name)  # type: ignore[no-any-return]
-    except ModuleNotFoundError as e:
-        raise UserError(
-            f"there is no module {e.name!r}",
-            where=name,
-            fix="install it, or run where it lies",
-        ) from e
+        yield
     finally:
-        if added:
-            sys.path.remove(here)
+        sys.path.remove(path)
+        if path not in sys.path:
+            sys.path.append(path)
+
+
+def _module(name: str) -> ModuleType:
+    with _importable(Path.cwd()):
+        try:
+            module: ModuleType = with_theirs(name, importlib.import_module, name)
+        except ModuleNotFoundError as e:
+            raise UserError(
+                f"there is no module {e.name!r}", where=name, fix="install it, or run where it lies"
+            ) from None
+    return module
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -126,13 +130,9 @@ def _from_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # for what it imports from beside itself
     sys.modules[name] = module  # dataclasses look their module up
-    try:
+    with _importable(path.parent):
         with_theirs(str(path), spec.loader.exec_module, module)
-    finally:
-        sys.path.remove(folder)
     return module
 
 

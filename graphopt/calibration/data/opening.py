@@ -79,11 +79,10 @@ def open_dataset(
 
             return Synthetic(model, int(match[1] or 32))
         if is_function(text) and not Path(text).exists():
-            load_callable(text)  # a misspelt name is said at once
-            return _Fitted(Function(text, lambda: load_callable(text)), fitter)
+            return _Fitted(Function(text, load_callable(text)), fitter)
         return _Fitted(open_path(Path(text), fitter.required), fitter)
     if isinstance(spec, Mapping):
         return _Fitted(Table("data", lambda: spec), fitter)
     if callable(spec):
-        return _Fitted(Function(str(getattr(spec, "__name__", spec)), lambda: spec), fitter)
+        return _Fitted(Function(str(getattr(spec, "__name__", spec)), spec), fitter)
     return _Fitted(Items("data", spec), fitter)
