@@ -7,6 +7,7 @@ how numbers are stored.
 from __future__ import annotations
 
 from graphopt.budget import Budget, Score
+from graphopt.pipeline.search import Point, Search, spare_least
 from graphopt.pipeline.services import Statistic
 from graphopt.quantization.grid import (
     QUANT_TYPES,
@@ -23,12 +24,15 @@ __all__ = [
     "QUANT_TYPES",
     "Budget",
     "Grid",
+    "Point",
     "QuantType",
     "Score",
+    "Search",
     "Statistic",
     "WeightMethod",
     "grid_for_range",
     "quant_type",
     "reduced",
+    "spare_least",
     "weight_grid",
 ]

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.targets": {"errors"},
     "pipeline.spec": {"errors"},
     "pipeline.services": GRAPH,
+    "pipeline.search": {"budget"},
     "pipeline.teacher": GRAPH,
     "pipeline.base": {*GRAPH, "pattern", "pipeline.targets", "pipeline.services", "pipeline.teacher"},
     "pipeline": PIPELINE,

@@ -145,9 +145,14 @@ class PassContext:
         teacher = self.snapshot.model if any(r.teacher for r in names) and self.snapshot else None
         return self._services().observe(graph.snapshot(), teacher, names)
 
-    def score(self, graph: GraphView) -> Score:
-        """How close the model as it now stands is to the teacher, on the calibration data."""
-        return self._services().score(graph.snapshot(), self.teacher.model)
+    def score(self, graph: GraphView, samples: int | None = None) -> Score:
+        """How close the model as it now stands is to the teacher, on calibration data.
+
+        Args:
+            graph: a body of the model; an open site is part of it.
+            samples: how many samples at most; by default as many as are sensible.
+        """
+        return self._services().score(graph.snapshot(), self.teacher.model, samples)
 
     def latency(self, graph: GraphView) -> float:
         """Time of the model as it now stands over the teacher's; one figure per model and run."""

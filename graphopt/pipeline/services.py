@@ -58,8 +58,8 @@ class Services(Protocol):
         """The statistics of `requests`, in their order, over all calibration samples."""
         ...
 
-    def score(self, student: Model, teacher: Model) -> Score:
-        """How close `student` is to `teacher`."""
+    def score(self, student: Model, teacher: Model, samples: int | None = None) -> Score:
+        """How close `student` is to `teacher`, on the first `samples` (None: as many as are sensible)."""
         ...
 
     def latency(self, student: Model, teacher: Model) -> float:

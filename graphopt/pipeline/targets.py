@@ -11,13 +11,17 @@ _ORT_OPS = frozenset(
         "BiasGelu",
         "FastGelu",
         "FusedMatMul",
+        "GatherBlockQuantized",
         "Gelu",
+        "MatMulNBits",
         "QuickGelu",
         "SimplifiedLayerNormalization",
         "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
 )
+# Kernels of the CPU provider alone.
+_ORT_CPU_OPS = _ORT_OPS | {"DynamicQuantizeLSTM"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ TARGETS = {
     t.name: t
     for t in (
         Target("portable"),
-        Target("ort-cpu", _ORT_OPS),
+        Target("ort-cpu", _ORT_CPU_OPS),
         Target("ort-cuda", _ORT_OPS, ("CUDAExecutionProvider", "CPUExecutionProvider")),
         Target("tensorrt", frozenset(), ("TensorrtExecutionProvider", "CUDAExecutionProvider")),
     )

@@ -1,0 +1,96 @@
+"""Closed-loop mixed precision: float where quantization costs more than the budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter
+from graphopt.quantkit import Budget, Score, Search, spare_least
+from graphopt_passes.quantization import _restore
+
+NOTE = "sensitivity"
+
+
+@dataclass(frozen=True)
+class RestoreFloat(Pass):
+    """Put the quantized nodes back into float without which the model keeps its accuracy budget.
+
+    The budget is the user's (`--min-cosine`, `--min-sqnr`, `--max-drop`), a preset's, or this pass's own
+    options. Every quantized Conv, Gemm and MatMul is put back by itself, and the outputs compared with the
+    float model's on calibration data: that is its sensitivity. As few nodes as possible are then put back,
+    those with the greatest gain first, found by bisection and confirmed on the real outputs each time; every
+    one of them is at last tried in integers again.
+
+    Pairs that no integer kernel needs any more go as well.
+
+    Refuses when: there is no data, or no budget; a node is in a nested body.
+
+    Attributes:
+        min_cosine: least cosine similarity of every float output, instead of the run's budget.
+        min_sqnr: least signal-to-noise ratio of every float output in dB, instead of the run's budget.
+        samples: how many samples each node's sensitivity is measured on; decisions use all of them.
+        explore: measure every node's sensitivity even if the budget is kept as it is.
+    """
+
+    name: ClassVar[str] = "restore-float"
+    numerics: ClassVar[Numerics] = Numerics.LOSSY
+
+    min_cosine: float | None = None
+    min_sqnr: float | None = None
+    samples: int = 32
+    explore: bool = False
+
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Search and restore, in the main graph."""
+        units = _restore.quantized_nodes(graph)
+        budget = self._budget(ctx)
+        if not units:
+            return
+        if not ctx.has_data or (budget is None and not self.explore):
+            what = "budget" if ctx.has_data else "data"
+            graph.refuse(units[0], f"there is no {what} to decide by")
+            return
+        if not graph.is_main:
+            graph.refuse(units[0], "nodes of nested bodies are not searched")
+            return
+
+        def measure(spared: tuple[int, ...], samples: int | None = None) -> Score:
+            with graph.trial(units[0]):
+                self._restore(graph, [units[i] for i in spared], ctx)
+                return ctx.score(graph, samples)
+
+        found = spare_least(
+            [float(max(_restore.weight_elements(graph, n), 1)) for n in units],
+            measure,
+            budget or Budget(None, None),
+            screen=lambda spared: measure(spared, self.samples),
+            everything=self.explore,
+        )
+        ctx.notes[NOTE] = (tuple(n.name or n.outputs[0].name for n in units), found)
+        for i in found.spared:
+            with graph.site(units[i], _why(found, i)):
+                self._restore(graph, [units[i]], ctx)
+
+    def _budget(self, ctx: PassContext) -> Budget | None:
+        if self.min_cosine is None and self.min_sqnr is None:
+            return ctx.budget
+        return Budget(self.min_cosine, self.min_sqnr)
+
+    def _restore(self, graph: Rewriter, nodes: Sequence[Node], ctx: PassContext) -> None:
+        for node in nodes:
+            _restore.restore(graph, node, ctx)
+        if nodes:
+            _restore.tidy(graph)
+
+
+def _why(found: Search, unit: int) -> str:
+    """Why a node is put back, with what it gained by itself."""
+    base, alone = found.points[0].score, found.gains.get(unit)
+    if alone is None:
+        return "put back in float to keep the accuracy budget"
+    return (
+        "put back in float to keep the accuracy budget: without it alone the SQNR goes from "
+        f"{base.sqnr_db:.1f} to {alone.sqnr_db:.1f} dB"
+    )
