@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import onnx
 
 from graphopt.budget import Budget
-from graphopt.runtime.data import Data
+from graphopt.calibration.data import DataSpec
 from graphopt.runtime.session import (
     CPU,
     Optimize,
@@ -126,7 +126,7 @@ class Prover:
     def __init__(
         self,
         reference: Reference | Subject | onnx.ModelProto,
-        data: Data | None = None,
+        data: DataSpec | None = None,
         options: Options = DEFAULTS,
     ) -> None:
         self.reference = (
@@ -282,7 +282,7 @@ def prove(
     candidate: Subject | onnx.ModelProto,
     numerics: object = Level.CLOSE,
     *,
-    data: Data | None = None,
+    data: DataSpec | None = None,
     budget: Budget | None = None,
     options: Options = DEFAULTS,
 ) -> Proof:
@@ -294,7 +294,7 @@ def validate(
     a: Subject | onnx.ModelProto,
     b: Subject | onnx.ModelProto,
     *,
-    data: Data | None = None,
+    data: DataSpec | None = None,
     numerics: object = Level.CLOSE,
     budget: Budget | None = None,
     providers: Iterable[str] = (CPU,),

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 import onnx
 
+from graphopt.calibration.data import DataSpec, probe_sets
 from graphopt.errors import UserError
-from graphopt.runtime.data import Data, load_data
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, randomness
 from graphopt.runtime.session import (
@@ -126,7 +126,7 @@ class Reference:
     def __init__(
         self,
         model: Subject | onnx.ModelProto,
-        data: Data | None = None,
+        data: DataSpec | None = None,
         options: Options = DEFAULTS,
         probes: Sequence[ProbeSet] | None = None,
     ) -> None:
@@ -148,8 +148,8 @@ class Reference:
         if not self.reason:
             self._run(maker, given)
 
-    def _given(self, data: Data) -> list[ProbeSet]:
-        return load_data(data, [v.name for v in self.structure.inputs], self.structure.overridable)
+    def _given(self, data: DataSpec) -> list[ProbeSet]:
+        return probe_sets(data, self.structure)
 
     def _run(self, maker: Synthesizer, given: Sequence[ProbeSet]) -> None:
         indices = index_outputs(self.structure)

@@ -1,6 +1,4 @@
-"""Searching for inputs that a model runs on; the user's data."""
-
-from pathlib import Path
+"""Searching for inputs that a model runs on."""
 
 import numpy as np
 import onnx
@@ -8,8 +6,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from graphopt.errors import UserError
-from graphopt.runtime.data import load_data
-from graphopt.runtime.inputs import Synthesizer
+from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, has_nan
 from graphopt.runtime.session import open_session
 
@@ -95,24 +92,8 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 PLAIN = "g(float[n,4] x, float[n] z) => (float[n,4] y) { y = Neg(x) }"
 
 
-def test_npz_files_and_folders(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=X)
-    (sets,) = load_data(tmp_path / "a.npz", ["x", "z"])
-    assert np.array_equal(sets.feeds["x"], X)  # type: ignore[arg-type]
-    np.savez(tmp_path / "b.npz", x=X[:2])
-    assert len(load_data(str(tmp_path), ["x"])) == 2
-    arrays = tmp_path / "arrays"
-    arrays.mkdir()
-    np.save(arrays / "x.npy", X)
-    assert list(load_data(arrays, ["x"])[0].feeds) == ["x"]
-    suite = tmp_path / "suite" / "test_data_set_0"
-    suite.mkdir(parents=True)
-    (suite / "input_0.pb").write_bytes(numpy_helper.from_array(X).SerializeToString())
-    assert list(load_data(tmp_path / "suite", ["x"])[0].feeds) == ["x"]
-
-
 def test_what_the_data_lacks_is_synthesized_to_fit() -> None:
-    found = probes(model(PLAIN), data=load_data({"x": X}, ["x", "z"]))
+    found = probes(model(PLAIN), data=[ProbeSet({"x": X}, source="data")])
     assert shapes(found, "z") == [(3,)]
     assert found.sets[0].source == "data"
     assert np.array_equal(found.outputs[0]["y"], -X)  # type: ignore[arg-type]
@@ -128,25 +109,4 @@ def test_what_the_data_lacks_is_synthesized_to_fit() -> None:
 )
 def test_data_that_does_not_fit(feeds: dict[str, np.ndarray], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        probes(model(PLAIN), data=load_data(feeds, ["x"]))
-
-
-def test_data_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        load_data(tmp_path / "missing.npz", [])
-    (tmp_path / "bad.npz").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not readable"):
-        load_data(tmp_path / "bad.npz", [])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no inputs found"):
-        load_data(tmp_path / "empty", [])
-
-
-def test_files_may_hold_more_than_the_inputs(tmp_path: Path) -> None:
-    file = tmp_path / "a.npz"
-    np.savez(file, x=X, label=X[0], w=X)
-    (sets,) = load_data(file, ["x"], ["w"])
-    assert list(sets.feeds) == ["x", "w"]
-    # An input is missing, so `label` may be a misspelt name: it stays, and is complained about later.
-    (sets,) = load_data(file, ["x", "z"])
-    assert "label" in sets.feeds
+        probes(model(PLAIN), data=[ProbeSet(feeds)])

@@ -12,6 +12,7 @@ from graphopt.calibration.data.batching import Batch, Part, batches
 from graphopt.calibration.data.dataset import Dataset, Port, PortLike, Sample, ports_of
 from graphopt.calibration.data.function import load_callable
 from graphopt.calibration.data.opening import DataSpec, open_dataset
+from graphopt.calibration.data.probes import probe_sets
 
 __all__ = [
     "Batch",
@@ -25,4 +26,5 @@ __all__ = [
     "load_callable",
     "open_dataset",
     "ports_of",
+    "probe_sets",
 ]

@@ -14,6 +14,7 @@ from graphopt.calibration.data.files import open_path
 from graphopt.calibration.data.function import Function, is_function, load_callable
 from graphopt.calibration.data.samples import Fitter
 from graphopt.calibration.data.source import Items, Source, Table
+from graphopt.errors import UserError
 
 #: A path, "module:function", "synthetic:N"; arrays by name; samples, or a function that makes them.
 DataSpec: TypeAlias = (
@@ -49,7 +50,7 @@ def open_dataset(
     overridable: Sequence[PortLike] = (),
     *,
     model: onnx.ModelProto | None = None,
-    partial: bool = False,
+    strict: bool = True,
 ) -> Dataset:
     """Data as samples that fit a model's inputs.
 
@@ -60,7 +61,7 @@ def open_dataset(
         ports: the model's inputs.
         overridable: initializers that may be fed as well.
         model: for synthetic data only; initializers may be stripped of their data.
-        partial: the data may lack inputs (which the caller then synthesizes).
+        strict: every input must be there, and every float finite.
 
     Raises:
         UserError: there is nothing of that name, or what is found first cannot be read. Samples are read, and
@@ -68,7 +69,7 @@ def open_dataset(
     """
     if isinstance(spec, Dataset):
         return spec
-    fitter = Fitter([as_port(p) for p in ports], [as_port(p) for p in overridable], partial)
+    fitter = Fitter([as_port(p) for p in ports], [as_port(p) for p in overridable], strict)
     if isinstance(spec, str | Path):
         text = str(spec)
         match = _SYNTHETIC.fullmatch(text)
@@ -85,4 +86,9 @@ def open_dataset(
         return _Fitted(Table("data", lambda: spec), fitter)
     if callable(spec):
         return _Fitted(Function(str(getattr(spec, "__name__", spec)), spec), fitter)
+    if strict and iter(spec) is spec:
+        raise UserError(
+            "an iterator can be read only once, and the data is needed more often",
+            fix="hand in a list, or the function that makes the iterator",
+        )
     return _Fitted(Items("data", spec), fitter)

@@ -30,15 +30,14 @@ class Fitter:
     Args:
         ports: the model's inputs.
         overridable: initializers that may be fed as well.
-        partial: inputs may be missing (but then every name in the data must be known).
+        strict: every input must be there, and every float finite. Otherwise inputs may be missing, but then
+            every name in the data must be known.
     """
 
-    def __init__(
-        self, ports: Sequence[Port], overridable: Sequence[Port] = (), partial: bool = False
-    ) -> None:
+    def __init__(self, ports: Sequence[Port], overridable: Sequence[Port] = (), strict: bool = True) -> None:
         self.required = [p.name for p in ports]
         self.ports = {p.name: p for p in (*ports, *overridable)}
-        self.partial = partial
+        self.strict = strict
 
     def count(self, record: Record) -> int:
         """How many samples a record makes, from its shapes.
@@ -90,7 +89,7 @@ class Fitter:
             if all(n in values for n in unnamed):
                 values, missing = {unnamed.get(n, n): v for n, v in values.items()}, []
         strange = [n for n in values if n not in self.ports]
-        if missing and (strange or not self.partial or not values):
+        if missing and (strange or self.strict or not values):
             raise missing_inputs(missing, values, record.label)
         return {n: self._column(n, v, record.label) for n, v in values.items()}
 
@@ -189,7 +188,7 @@ class Fitter:
         if port.dims is not None:
             _check_shape(name, port, value.shape, where)
         value = cast(value, port, where)
-        if value.dtype.kind in "fcV" and not np.isfinite(value).all():
+        if self.strict and value.dtype.kind in "fcV" and not np.isfinite(value).all():
             bad = "NaN" if np.isnan(value).any() else "an infinite value"
             raise UserError(f"input {name!r} holds {bad}", where=where)
         return value

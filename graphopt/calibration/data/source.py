@@ -49,17 +49,9 @@ class Items(Source):
     def __init__(self, name: str, items: Iterable[Any]) -> None:
         self.name, self._items = name, items
         self.quick = isinstance(items, Sized)
-        self._spent = False
 
     def records(self) -> Iterator[Record]:
         """The items, in order."""
-        if self._spent:
-            raise UserError(
-                "an iterator can be read only once, and the data is needed more often",
-                where=self.name,
-                fix="hand in a list, or the function that makes the iterator",
-            )
-        self._spent = iter(self._items) is self._items
         for i, item in enumerate(self._items):
             yield record_of(f"{self.name} #{i}", item)
 
