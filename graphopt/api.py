@@ -157,7 +157,7 @@ def run(
     registry = installed()
     if isinstance(passes, Pass | Fixpoint):
         passes = [passes]
-    steps = registry.resolve(passes, default=registry.preset(f"default-{target}"))
+    steps = registry.resolve(passes, default=registry.preset(f"default-{target}"), target=target)
     fresh = _maker(source, trust_external_paths)
     original = fresh()
     path = original.path

@@ -128,7 +128,11 @@ class Registry:
         return any(isinstance(s, PassSpec) and s.name in self._presets for s in specs)
 
     def resolve(
-        self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None, *, default: str | None = None
+        self,
+        passes: str | Sequence[str | Pass | Fixpoint | Spec] | None,
+        *,
+        default: str | None = None,
+        target: str = "",
     ) -> tuple[Step, ...]:
         """The passes to run, with presets replaced by what they stand for.
 
@@ -136,6 +140,7 @@ class Registry:
             passes: a pipeline string, or a list of such strings, passes, groups, and parsed specs. None and
                 the name "default" stand for the default pipeline, "none" for nothing.
             default: the target's default pipeline; None: the preset "default".
+            target: a preset `NAME-TARGET` takes the place of the preset `NAME`.
 
         Raises:
             UserError: a name or an option is not known.
@@ -146,18 +151,20 @@ class Registry:
         steps: list[Step] = []
         for item in [passes] if isinstance(passes, str) else passes:
             if isinstance(item, str):
-                steps += self._expand(parse_pipeline(item), default, ())
+                steps += self._expand(parse_pipeline(item), default, target)
             elif isinstance(item, PassSpec | FixpointSpec):
-                steps += self._expand((item,), default, ())
+                steps += self._expand((item,), default, target)
             else:
                 steps.append(item)
         return tuple(steps)
 
-    def _expand(self, specs: Iterable[Spec], default: str | None, inside: tuple[str, ...]) -> list[Step]:
+    def _expand(
+        self, specs: Iterable[Spec], default: str | None, target: str, inside: tuple[str, ...] = ()
+    ) -> list[Step]:
         steps: list[Step] = []
         for spec in specs:
             if isinstance(spec, FixpointSpec):
-                steps.append(Fixpoint(tuple(self._expand(spec.steps, default, inside)), spec.limit))
+                steps.append(Fixpoint(tuple(self._expand(spec.steps, default, target, inside)), spec.limit))
                 continue
             name = spec.name
             is_preset = name in (DEFAULT, NONE) or (name in self._presets and name not in self._passes)
@@ -170,8 +177,9 @@ class Registry:
                 raise UserError(f"preset {name!r} contains itself: {' -> '.join((*inside, name))}")
             if name == NONE:
                 continue
-            text = default if name == DEFAULT and default is not None else self.preset(name)
-            steps += self._expand(parse_pipeline(text), default, (*inside, name))
+            special = f"{name}-{target}" if f"{name}-{target}" in self._presets else name
+            text = default if name == DEFAULT and default is not None else self.preset(special)
+            steps += self._expand(parse_pipeline(text), default, target, (*inside, name))
         return steps
 
     def spell(self, item: Pass) -> str:

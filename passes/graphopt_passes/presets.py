@@ -33,3 +33,14 @@ CLEANUP = f"{_START},fixpoint({_SIMPLIFY}),{_FINISH}"
 FUSION = f"fixpoint({_FUSE})"
 PORTABLE = f"{_START},fixpoint(fixpoint({_SIMPLIFY}),fixpoint({_FUSE})),{_FINISH}"
 ORT = PORTABLE
+
+# The model is cleaned up first: what is left has the names, and the fusions, of the model that will run.
+# Rounding comes before the search, so that no node is put back in float whose only fault was its rounding.
+INT8 = "default,insert-qdq,refine-weights,restore-float,correct-bias"
+# onnxruntime's CUDA provider has no integer kernel for QDQ other than MatMulNBits.
+INT8_CUDA = "default,quantize-weights{bits=8},refine-weights"
+INT8_DYNAMIC = "default,quantize-dynamic"
+INT8_WEIGHTS = "default,quantize-weights{bits=8},refine-weights"
+INT4_WEIGHTS = "default,quantize-weights{bits=4 block_size=32},refine-weights"
+FP16 = "default,convert-fp16"
+BF16 = "default,convert-bf16"
