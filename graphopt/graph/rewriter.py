@@ -178,6 +178,42 @@ class Rewriter(GraphView):
             node.doc_string = node.doc_string or root.doc_string
             return node
 
+    def insert_behind(
+        self,
+        tensor: Tensor,
+        ops: Sequence[tuple[str, Sequence[Tensor], Mapping[str, Any]]],
+        why: str | None = None,
+    ) -> Variable:
+        """Nodes between `tensor`'s producer and all that read or return it.
+
+        The producer computes a new tensor, which goes through `ops` one after the other; the last of them
+        computes `tensor` itself, so that its name and its being an output stay.
+
+        Args:
+            tensor: computed in this body.
+            ops: operator type, further inputs, and attributes of each node.
+            why: the rewrite in words, if this call is a site of its own.
+
+        Returns:
+            What the producer computes now, of the shape and dtype of `tensor`.
+        """
+        root = self._index.producer.get(tensor)
+        if root is None or self._index.home[root] is not self.body:
+            raise RefusedRewrite(f"{tensor.name} is not computed in this body")
+        with self._state.open_site(root, why or f"{', '.join(op for op, _, _ in ops)} behind it"):
+            if self.keeps(root) or self.keeps(tensor):
+                raise RefusedRewrite(f"{tensor.name} is kept")
+            raw = Variable(self.fresh_name(f"{tensor.name}_raw"))
+            self._state.facts.set(raw, self.shape(tensor), self.dtype(tensor))
+            self._state.set_output(root, root.outputs.index(tensor), raw)
+            x: Tensor = raw
+            for op, inputs, attrs in ops:
+                node = self._make_node(op, [x, *inputs], attrs, "", tensor.name, 1)
+                x = node.outputs[0]
+            self._index.names.discard(x.name)
+            self._state.set_output(node, 0, tensor)
+        return raw
+
     def bypass(self, old: Tensor, new: Tensor, why: str | None = None) -> None:
         """Every reader of `old` reads `new` instead: the two have the same value.
 
