@@ -56,3 +56,55 @@ class Budget:
         if self.max_latency_ratio is not None and latency is not None and latency > self.max_latency_ratio:
             found.append(f"latency ratio {latency:.3f} is above {self.max_latency_ratio:g}")
         return found
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What changing one unit (quantizing a node, pruning a layer) costs the outputs.
+
+    Attributes:
+        node, op: the unit.
+        weights: elements of its weights.
+        spared: the score when it alone is left as it was, and all others are changed.
+        alone: the score when it alone is changed; None when that was not measured.
+    """
+
+    node: str
+    op: str
+    weights: int
+    spared: Score
+    alone: Score | None = None
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """One point between changing everything and changing nothing.
+
+    Attributes:
+        spared: the units left as they were.
+        of: how many units there are.
+        score: how close the outputs are.
+        bytes: size of the weights.
+        latency: time over the teacher's; None when it was not measured.
+    """
+
+    spared: tuple[str, ...]
+    of: int
+    score: Score
+    bytes: int
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a closed-loop search measured.
+
+    Attributes:
+        base: the score when every unit is changed.
+        units: the units, the most harmful first.
+        tradeoffs: from sparing nothing to sparing everything.
+    """
+
+    base: Score
+    units: tuple[Sensitivity, ...] = ()
+    tradeoffs: tuple[Tradeoff, ...] = ()

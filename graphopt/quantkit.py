@@ -6,8 +6,12 @@ how numbers are stored.
 
 from __future__ import annotations
 
-from graphopt.budget import Budget, Score
-from graphopt.pipeline.search import Point, Search, spare_least
+from graphopt.budget import Budget, Exploration, Score, Sensitivity, Tradeoff
+from graphopt.calibration.gram import CrossGram, Gram
+from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.statistics import AbsMax, MeanDifference, MinMax, Moments, MovingMinMax
+from graphopt.pipeline.base import Watch
+from graphopt.pipeline.search import Point, Search, noise, spare_least
 from graphopt.pipeline.services import Statistic
 from graphopt.quantization.grid import (
     QUANT_TYPES,
@@ -22,15 +26,28 @@ from graphopt.quantization.grid import (
 
 __all__ = [
     "QUANT_TYPES",
+    "AbsMax",
     "Budget",
+    "CrossGram",
+    "Exploration",
+    "Gram",
     "Grid",
+    "Histogram",
+    "MeanDifference",
+    "MinMax",
+    "Moments",
+    "MovingMinMax",
     "Point",
     "QuantType",
     "Score",
     "Search",
+    "Sensitivity",
     "Statistic",
+    "Tradeoff",
+    "Watch",
     "WeightMethod",
     "grid_for_range",
+    "noise",
     "quant_type",
     "reduced",
     "spare_least",

@@ -8,7 +8,7 @@ journal's `limit` and `skip`.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,7 @@ class Execution:
         between: copies of the model at every change between LOSSY passes and others, by the number of
             rewrites applied until then.
         teacher: the model before the first LOSSY pass, None if there was none.
+        notes: what the passes noted.
     """
 
     model: Model
@@ -80,6 +81,7 @@ class Execution:
     order: list[Pass]
     between: dict[int, Model] = field(default_factory=dict)
     teacher: Model | None = None
+    notes: dict[Hashable, Any] = field(default_factory=dict)
 
 
 def flatten(steps: Iterable[Step]) -> list[Pass]:
@@ -142,7 +144,7 @@ def execute(
     for instrument in runner.instruments:
         instrument.at_end(state)
     teacher = ctx.snapshot.model if ctx.snapshot is not None else None
-    return Execution(state.finish(), journal, timing, list(runner.order), runner.between, teacher)
+    return Execution(state.finish(), journal, timing, list(runner.order), runner.between, teacher, ctx.notes)
 
 
 class _Runner:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter
-from graphopt.quantkit import Budget, Score, Search, spare_least
+from graphopt.quantkit import Budget, Exploration, Score, Search, Sensitivity, Tradeoff, noise, spare_least
 from graphopt_passes.quantization import _restore
 
-NOTE = "sensitivity"
+#: Under this key of the context's notes the pass leaves what it measured.
+NOTE = "exploration"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class RestoreFloat(Pass):
         min_cosine: least cosine similarity of every float output, instead of the run's budget.
         min_sqnr: least signal-to-noise ratio of every float output in dB, instead of the run's budget.
         samples: how many samples each node's sensitivity is measured on; decisions use all of them.
-        explore: measure every node's sensitivity even if the budget is kept as it is.
+        explore: measure every node's sensitivity both ways even if the budget is kept as it is, and the
+            accuracy, size and latency of configurations between all integer and all float.
     """
 
     name: ClassVar[str] = "restore-float"
@@ -68,10 +70,42 @@ class RestoreFloat(Pass):
             screen=lambda spared: measure(spared, self.samples),
             everything=self.explore,
         )
-        ctx.notes[NOTE] = (tuple(n.name or n.outputs[0].name for n in units), found)
+        ctx.notes[NOTE] = self._exploration(graph, ctx, units, found, measure)
         for i in found.spared:
             with graph.site(units[i], _why(found, i)):
                 self._restore(graph, [units[i]], ctx)
+
+    def _exploration(
+        self,
+        graph: Rewriter,
+        ctx: PassContext,
+        units: Sequence[Node],
+        found: Search,
+        measure: Callable[[tuple[int, ...], int | None], Score],
+    ) -> Exploration:
+        """What was found out, for the report; when exploring, also what a search does not need."""
+        weights = [_restore.weight_elements(graph, n) for n in units]
+        ranked = sorted(found.gains, key=lambda i: (-_gain(found, i), i))
+        alone: dict[int, Score] = {}
+        tradeoffs: list[Tradeoff] = []
+        if self.explore:
+            everything = tuple(range(len(units)))
+            for i in ranked:
+                alone[i] = measure((*everything[:i], *everything[i + 1 :]), self.samples)
+            counts = sorted({0, *(2**k for k in range(len(ranked).bit_length())), len(ranked)})
+            for count in counts:
+                spared = tuple(sorted(ranked[:count]))
+                with graph.trial(units[0]):
+                    self._restore(graph, [units[i] for i in spared], ctx)
+                    score, latency = ctx.score(graph), ctx.latency(graph)
+                size = graph.snapshot().nbytes + 3 * sum(weights[i] for i in spared)
+                names = tuple(_name(units[i]) for i in spared)
+                tradeoffs.append(Tradeoff(names, len(units), score, size, latency))
+        rows = (
+            Sensitivity(_name(units[i]), units[i].op, weights[i], found.gains[i], alone.get(i))
+            for i in ranked
+        )
+        return Exploration(found.points[0].score, tuple(rows), tuple(tradeoffs))
 
     def _budget(self, ctx: PassContext) -> Budget | None:
         if self.min_cosine is None and self.min_sqnr is None:
@@ -83,6 +117,15 @@ class RestoreFloat(Pass):
             _restore.restore(graph, node, ctx)
         if nodes:
             _restore.tidy(graph)
+
+
+def _name(node: Node) -> str:
+    return node.name or str(node.outputs[0].name)
+
+
+def _gain(found: Search, unit: int) -> float:
+    """By how much the noise falls when `unit` alone is in float."""
+    return noise(found.points[0].score) - noise(found.gains[unit])
 
 
 def _why(found: Search, unit: int) -> str:
