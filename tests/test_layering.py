@@ -37,8 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "quantization": GRAPH,
     "calibration": {*GRAPH, "quantization"},
     "calibration.data": {*GRAPH, "runtime"},
-    "calibration.collect": {*PIPELINE, "quantization", "runtime", "validation"},
-    "calibration.service": {*PIPELINE, "quantization", "runtime", "validation"},
+    **{
+        f"calibration.{name}": {*PIPELINE, "quantization", "runtime", "validation", "calibration"}
+        for name in ("collect", "taps", "score", "service", "ranges")
+    },
     "quantkit": {*PIPELINE, "quantization", "calibration"},
     "runtime": {*GRAPH, "quantization"},
     "validation": {*GRAPH, "runtime", "calibration"},
