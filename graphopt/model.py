@@ -14,6 +14,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from graphopt import ir
 from graphopt.io.copying import copy_graph
 from graphopt.io.exporter import export_model
+from graphopt.io.ir_versions import least_ir_version
 from graphopt.io.loading import Loaded, load_file, load_proto
 from graphopt.io.placement import Placement, Stripped
 from graphopt.io.save import SavedFiles, save_model
@@ -31,7 +32,8 @@ class Model:
         path: the file it came from, if any.
         opset_imports: opset version of each domain, "" for ai.onnx. A function has its own
             (`function.opset_imports`).
-        ir_version: the ONNX IR version.
+        ir_version: the ONNX IR version: the one it was loaded with, or the oldest one that knows what passes
+            have put into it since.
         origin: the ModelProto without graph and functions: metadata, training info, ...
         had_external_data: the file that it came from keeps weights in external data files.
     """
@@ -41,7 +43,7 @@ class Model:
         self.path = path
         self.origin: onnx.ModelProto = loaded.origin
         self.opset_imports: dict[str, int] = loaded.graph.opset_imports
-        self.ir_version: int = loaded.origin.ir_version
+        self._loaded_ir: int = loaded.origin.ir_version
         self.had_external_data = loaded.had_external
         self._sources: Sources = loaded.sources
         self._scratch = Scratch()
@@ -78,6 +80,11 @@ class Model:
     def bodies(self) -> list[ir.Body]:
         """Every body, each before the body that holds it; functions first, the main graph last."""
         return ir.bodies(self.graph)
+
+    @property
+    def ir_version(self) -> int:
+        """The IR version that it is written with."""
+        return max(self._loaded_ir, least_ir_version(self.graph, self.opset_imports, self.origin))
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +138,6 @@ class Model:
         """An independent copy of the structure that shares the weights."""
         graph = copy_graph(self.graph)
         twin = Model(Loaded(graph, self.origin, self._sources, self.had_external_data), self.path)
-        twin.ir_version = self.ir_version
         return twin
 
     def session_source(self) -> SessionSource:

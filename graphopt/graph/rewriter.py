@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.errors import RefusedRewrite
 from graphopt.graph.inline import inline_branch
+from graphopt.graph.opset import raised_opset
 from graphopt.graph.prune import prune_function, prune_opset_import
 from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
@@ -358,6 +359,21 @@ class Rewriter(GraphView):
         Only the main graph and functions have imports of their own.
         """
         return prune_opset_import(self._state, self.body, domain)
+
+    @contextlib.contextmanager
+    def raise_opset(self, version: int, why: str) -> Iterator[list[tuple[Rewriter, int]]]:
+        """The whole model imports ai.onnx `version` from here on; a site, in which its nodes are adapted.
+
+        Args:
+            version: newer than what this body imports.
+            why: the rewrite in words.
+
+        Yields:
+            For every body whose version rose, innermost first: its rewriter and the version before. Raising
+            anything inside undoes it all.
+        """
+        with raised_opset(self._state, version, why) as bodies:
+            yield [(Rewriter(self._state, body), old) for body, old in bodies]
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.
