@@ -1,0 +1,339 @@
+"""What passes may ask for that needs data, on one dataset: statistics, scores, latency."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from graphopt.budget import Score
+from graphopt.calibration.collect import Collector
+from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
+from graphopt.calibration.score import Agreement, Outputs, as_metrics, drops
+from graphopt.errors import UserError
+from graphopt.io.session_source import SessionSource
+from graphopt.model import Model
+from graphopt.pipeline.services import Request
+from graphopt.runtime.latency import compare_latency
+from graphopt.runtime.session import CPU, RuntimeFailure, Session, open_session
+
+#: Called with pairs of (what went in: inputs, labels and whatever else the data holds; outputs by name).
+#: Arrays have one row per sample. Returns a figure, or several by name; higher is better.
+Metric = Callable[[Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]], Any]
+
+_SCORED_SAMPLES: Final = 256
+_CACHED_STATISTIC: Final = 1 << 20
+_CACHED_STATISTICS: Final = 1 << 26
+_CACHED_OUTPUTS: Final = 64 << 20
+_HOLD_BACK: Final = 8
+
+
+class CalibrationService:
+    """Runs models on a dataset. Answers depend on nothing but the arguments and the data.
+
+    Args:
+        dataset: the samples; every 8th is held back, for `held_back_score` alone.
+        provider: execution provider to run on.
+        threads: threads within an operator; None for as many as there are cores.
+        max_batch: most samples at a time.
+        metric: the user's task metric, see `Metric`.
+        slice_bytes: most bytes of observed values at a time.
+        tell: called with a stage and a detail as work goes on.
+        part: which samples `observe` takes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        provider: str = CPU,
+        threads: int | None = None,
+        max_batch: int = 32,
+        metric: Metric | None = None,
+        slice_bytes: int = 64 << 20,
+        tell: Callable[[str, str], None] = lambda stage, detail: None,
+        part: Part = "calibration",
+    ) -> None:
+        self.dataset, self.provider, self.metric, self.part = dataset, provider, metric, part
+        self.threads = threads or 0
+        self.max_batch = max_batch
+        self._tell = tell
+        self._collector = Collector(provider, self.threads, max_batch, slice_bytes)
+        self._ports: tuple[list[Port], list[Port]] | None = None
+        self._observed: dict[Hashable, Any] = {}
+        self._observed_bytes = 0
+        self._latencies: dict[Hashable, float] = {}
+        self._scores: dict[Hashable, Score] = {}
+        self._teachers: dict[Hashable, _Teacher] = {}
+        self._counts: dict[Part, int] = {}
+
+    # -- statistics --------------------------------------------------------------------------------
+
+    def observe(self, student: Model, teacher: Model | None, requests: Sequence[Request]) -> list[Any]:
+        """The statistics of `requests`, in their order, over the calibration samples.
+
+        Args:
+            student, teacher: whose tensors the requests name: of any body but those of local functions;
+                graph inputs, initializers. Where branches of an If share a name, the values of both count.
+            requests: what to accumulate. Their own statistics stay empty.
+
+        Raises:
+            UserError: a tensor cannot be observed, or a model does not run on the data.
+        """
+        watched = any(r.teacher for r in requests)
+        prints = (fingerprint(student), fingerprint(teacher) if watched and teacher is not None else "")
+        keys = [
+            (prints[0], prints[1] if r.teacher else "", r.student, r.teacher, r.statistic.key)
+            for r in requests
+        ]
+        missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._observed}
+        found: dict[Hashable, Any] = {k: self._observed[k] for k in keys if k in self._observed}
+        if missing:
+            filled = self._collector.collect(
+                student,
+                teacher,
+                list(missing.values()),
+                lambda most: self._batches(student, self.part, most),
+                lambda detail: self._tell("calibrate", f"{detail}{self._of_all()} samples"),
+            )
+            found |= dict(zip(missing, filled, strict=True))
+            for key, statistic in zip(missing, filled, strict=True):
+                self._remember(key, statistic)
+        # The caller may change what it gets; what is cached stays. Large statistics are handed out once.
+        once = {key for key in missing if key not in self._observed and keys.count(key) == 1}
+        return [found[key] if key in once else _twin(found[key]) for key in keys]
+
+    def _remember(self, key: Hashable, statistic: Any) -> None:
+        size = int(getattr(statistic, "nbytes", 0))
+        if size >= _CACHED_STATISTIC:
+            return
+        self._observed[key] = statistic
+        self._observed_bytes += size
+        while self._observed_bytes > _CACHED_STATISTICS:
+            dropped = self._observed.pop(next(iter(self._observed)))
+            self._observed_bytes -= int(getattr(dropped, "nbytes", 0))
+
+    # -- scores ------------------------------------------------------------------------------------
+
+    def score(self, student: Model, teacher: Model) -> Score:
+        """How close `student` is to `teacher` on the first 256 calibration samples, as both are run."""
+        return self._score(student, teacher, "calibration", _SCORED_SAMPLES)
+
+    def held_back_score(self, student: Model, teacher: Model) -> Score:
+        """How close `student` is to `teacher` on the samples that were held back."""
+        return self._score(student, teacher, "held-back", None)
+
+    def held_back_words(self) -> str:
+        """In words, what `held_back_score` is measured on."""
+        n = self._counts.get("held-back")
+        if n is None:
+            return "held-back samples"
+        if n < 2 and self._counts.get("calibration", n) == n:
+            return "all samples, too few to hold any back"
+        return f"{n} held-back samples"
+
+    def _score(self, student: Model, teacher: Model, part: Part, most: int | None) -> Score:
+        prints = fingerprint(student), fingerprint(teacher)
+        key = (*prints, part)
+        if key not in self._scores:
+            known = self._teachers.get((prints[1], part))
+            if known is None:
+                known = _Teacher()
+                self._teachers = {k: v for k, v in self._teachers.items() if k[0] == prints[1]}  # type: ignore[index]
+                self._teachers[prints[1], part] = known
+            self._scores[key] = self._measure(student, teacher, known, part, most)
+        return self._scores[key]
+
+    def _measure(
+        self, student: Model, teacher: Model, known: _Teacher, part: Part, most: int | None
+    ) -> Score:
+        agreement = Agreement()
+        with _Lazily(teacher, self._open) as reference, _Lazily(student, self._open) as candidate:
+
+            def both() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
+                for number, batch in enumerate(self._scored(teacher, part, most)):
+                    expected = known.outputs(number, batch, reference)
+                    actual = _run(candidate(), batch)
+                    agreement.update(expected, actual)
+                    yield {**batch.feeds, **batch.extra}, actual
+
+            def alone() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
+                for number, batch in enumerate(self._scored(teacher, part, most)):
+                    yield {**batch.feeds, **batch.extra}, known.outputs(number, batch, reference)
+
+            pairs = both()
+            metrics = as_metrics(self.metric, pairs) if self.metric is not None else {}
+            for _ in pairs:  # a metric need not look at all of them
+                pass
+            if self.metric is not None and known.metrics is None:
+                known.metrics = as_metrics(self.metric, alone())
+        return replace(agreement.score(), metrics=metrics, drops=drops(known.metrics or {}, metrics))
+
+    def _scored(self, model: Model, part: Part, most: int | None) -> Iterator[Batch]:
+        done = 0
+        for batch in self._batches(model, part, self.max_batch):
+            yield batch
+            done += batch.size
+            self._tell("score", f"{done} samples")
+            if most is not None and done >= most:
+                return
+        self._counts[part] = done
+
+    # -- latency -----------------------------------------------------------------------------------
+
+    def latency(self, student: Model, teacher: Model) -> float:
+        """Time of `student` over time of `teacher`, paired and interleaved, one sample and one thread."""
+        key = (fingerprint(student), fingerprint(teacher))
+        if key not in self._latencies:
+            self._tell("latency", "student and teacher in turns")
+            try:
+                found = compare_latency(
+                    teacher.session_source(),
+                    student.session_source(),
+                    self._first(teacher),
+                    provider=self.provider,
+                )
+            except RuntimeFailure as e:
+                raise UserError(f"the model does not run on the data: {e.message}") from e
+            self._latencies[key] = found.ratio
+        return self._latencies[key]
+
+    def latency_feeds(self) -> list[dict[str, Any]]:
+        """Inputs to time models on: the first sample. Empty before any model was run on the data."""
+        if self._ports is None:
+            return []
+        for batch in batches(self.dataset, self._ports[0], 1, "calibration", self._ports[1]):
+            return [batch.feeds]
+        return []
+
+    def _first(self, model: Model) -> list[dict[str, Any]]:
+        for batch in self._batches(model, "calibration", 1):
+            return [batch.feeds]
+        raise UserError("the data holds no samples", where=self.dataset.name)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _batches(self, model: Model, part: Part, most: int) -> Iterator[Batch]:
+        if self._ports is None:
+            self._ports = ports_of(model.skeleton())
+        required, overridable = self._ports
+        return batches(self.dataset, required, most, part, overridable)
+
+    def _open(self, model: Model) -> Session:
+        try:
+            return open_session(
+                model.session_source(), optimize="all", threads=self.threads, provider=self.provider
+            )
+        except RuntimeFailure as e:
+            raise UserError(f"the model does not load: {e.message}") from e
+
+    def _of_all(self) -> str:
+        size = self.dataset.size
+        if size is None:
+            return ""
+        held = size // _HOLD_BACK if self.part == "calibration" else 0
+        return f" of {size - held}"
+
+
+class _Lazily:
+    """A session that is opened when it is first needed."""
+
+    def __init__(self, model: Model, opener: Callable[[Model], Session]) -> None:
+        self._model, self._open = model, opener
+        self._session: Session | None = None
+
+    def __call__(self) -> Session:
+        if self._session is None:
+            self._session = self._open(self._model)
+        return self._session
+
+    def __enter__(self) -> _Lazily:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
+class _Teacher:
+    """What is known about a teacher on one part of the data: its metrics, and outputs while they are few."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+        self._outputs: dict[int, Outputs] = {}
+        self._room = _CACHED_OUTPUTS
+
+    def outputs(self, number: int, batch: Batch, session: Callable[[], Session]) -> Outputs:
+        """Outputs for batch `number`."""
+        if number in self._outputs:
+            return self._outputs[number]
+        found = _run(session(), batch)
+        size = sum(getattr(v, "nbytes", _CACHED_OUTPUTS) for v in found.values())
+        if size <= self._room:
+            self._room -= size
+            self._outputs[number] = found
+        return found
+
+
+def _run(session: Session, batch: Batch) -> Outputs:
+    names = [p.name for p in session.inputs] + [p.name for p in session.overridable if p.name in batch.feeds]
+    try:
+        return session.run({name: batch.feeds[name] for name in names})
+    except RuntimeFailure as e:
+        raise UserError(f"the model does not run on the data: {e.message}") from e
+
+
+def _twin(statistic: Any) -> Any:
+    """A copy of a statistic."""
+    copy = statistic.fresh()
+    copy.merge(statistic)
+    return copy
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of everything that a session of the model depends on.
+
+    Weights in files of the user count by path, size and time of change; those that a pass made, by content.
+    """
+    return fingerprint_of(model.session_source())
+
+
+def fingerprint_of(source: SessionSource) -> str:
+    """The hash of a model that is about to be opened."""
+    digest = hashlib.sha256(source.proto)
+    spilled = None if source.spill is None else source.spill.path
+    if source.folder is not None:
+        import onnx
+
+        proto = onnx.ModelProto.FromString(source.proto)
+        for path in sorted(_files(proto, source.folder)):
+            if path == spilled:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                continue
+            status = path.stat()
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def _files(proto: Any, folder: Path) -> set[Path]:
+    found: set[Path] = set()
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        for tensor in graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    found.add(Path(folder) / entry.value)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    graphs.append(attribute.g)
+                graphs.extend(attribute.graphs)
+                for tensor in (attribute.t, *attribute.tensors):
+                    for entry in tensor.external_data:
+                        if entry.key == "location":
+                            found.add(Path(folder) / entry.value)
+    return found
