@@ -24,6 +24,7 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "explore": "graphopt.exploring",
     "load": "graphopt.api",
     "run": "graphopt.api",
     "validate": "graphopt.api",
@@ -38,6 +39,7 @@ __all__ = [
     "RunReport",
     "UserError",
     "__version__",
+    "explore",
     "load",
     "run",
     "validate",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
     from graphopt.budget import Budget
     from graphopt.errors import GraphOptError, PassError, UserError
+    from graphopt.exploring import explore
     from graphopt.model import Model
     from graphopt.report.document import RunReport
 

@@ -232,6 +232,7 @@ def run(
         accuracy=measured.accuracy,
         latency=measured.latency,
         left_float=measured.left_float,
+        exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,
     )
     return Result(outcome.run.model, _with_proof(report, outcome))

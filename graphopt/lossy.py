@@ -159,7 +159,11 @@ def measure(
     accuracy = _accuracy(score, budget, misses, where)
     over = ("over budget", "; ".join(misses)) if misses else ("", "")
     return Measured(
-        *over, accuracy, None if isinstance(timed, str) else timed, left_float(outcome.run), tuple(warnings)
+        *over,
+        accuracy,
+        None if isinstance(timed, str) else timed,
+        left_float(outcome.run),
+        tuple(warnings),
     )
 
 

@@ -117,9 +117,14 @@ class CalibrationService:
 
     # -- scores ------------------------------------------------------------------------------------
 
-    def score(self, student: Model, teacher: Model) -> Score:
-        """How close `student` is to `teacher` on the first 256 calibration samples, as both are run."""
-        return self._score(student, teacher, "calibration", _SCORED_SAMPLES)
+    def score(self, student: Model, teacher: Model, samples: int | None = None) -> Score:
+        """How close `student` is to `teacher` on the first calibration samples, as both are run.
+
+        Args:
+            student, teacher: models with the same inputs and outputs.
+            samples: how many samples at most; 256 by default.
+        """
+        return self._score(student, teacher, "calibration", samples or _SCORED_SAMPLES)
 
     def held_back_score(self, student: Model, teacher: Model) -> Score:
         """How close `student` is to `teacher` on the samples that were held back."""
@@ -136,13 +141,13 @@ class CalibrationService:
 
     def _score(self, student: Model, teacher: Model, part: Part, most: int | None) -> Score:
         prints = fingerprint(student), fingerprint(teacher)
-        key = (*prints, part)
+        key = (*prints, part, most)
         if key not in self._scores:
-            known = self._teachers.get((prints[1], part))
+            known = self._teachers.get((prints[1], part, most))
             if known is None:
                 known = _Teacher()
                 self._teachers = {k: v for k, v in self._teachers.items() if k[0] == prints[1]}  # type: ignore[index]
-                self._teachers[prints[1], part] = known
+                self._teachers[prints[1], part, most] = known
             self._scores[key] = self._measure(student, teacher, known, part, most)
         return self._scores[key]
 

@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, Literal
 
+from graphopt.budget import Exploration
+
 SCHEMA = "graphopt.run/1"
 
 Verdict = Literal["proven", "unproven", "rolled back", "over budget", "failed", "not verified"]
@@ -248,6 +250,7 @@ class RunReport:
         accuracy: for results that move the numbers, how far.
         latency: for such results, what they gain; None where it was not measured.
         left_float: what could have been quantized and was not.
+        exploration: what the search for a mixture of precisions measured; None where there was none.
     """
 
     input: FileInfo
@@ -269,6 +272,7 @@ class RunReport:
     accuracy: AccuracyReport | None = None
     latency: LatencyReport | None = None
     left_float: tuple[FloatNode, ...] = ()
+    exploration: Exploration | None = None
 
     @property
     def writable(self) -> bool:

@@ -1,0 +1,179 @@
+"""Charts as self-contained SVG: bars and scatter plots, readable in light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_STYLE = """
+  .frame { fill: none; stroke: #888; stroke-width: 1 }
+  .grid { stroke: #888; stroke-opacity: .25 }
+  text { font: 12px system-ui, sans-serif; fill: #222 }
+  .title { font-size: 14px; font-weight: 600 }
+  .small { font-size: 11px }
+  .a { fill: #2166ac } .b { fill: #b2182b } .line { fill: none; stroke: #2166ac; stroke-width: 1.5 }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #ddd } .a { fill: #67a9cf } .b { fill: #ef8a62 } .line { stroke: #67a9cf }
+    .page { fill: #16181c }
+  }
+  .page { fill: #fff }
+"""
+_ROW = 18
+_MARGIN = 16
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A piece of SVG and its size in pixels."""
+
+    svg: str
+    width: int
+    height: int
+
+
+def document(panels: Sequence[Panel], title: str) -> str:
+    """One SVG document with the panels below one another."""
+    width = max((p.width for p in panels), default=0) + 2 * _MARGIN
+    height = sum(p.height + _MARGIN for p in panels) + _MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f'<rect class="page" width="{width}" height="{height}"/>',
+    ]
+    top = _MARGIN
+    for panel in panels:
+        parts.append(f'<g transform="translate({_MARGIN},{top})">{panel.svg}</g>')
+        top += panel.height + _MARGIN
+    parts.append("</svg>\n")
+    return "".join(parts)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that span [low, high], about `count` of them."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def bars(title: str, rows: Sequence[tuple[str, float]], unit: str, *, width: int = 760) -> Panel:
+    """Horizontal bars, one row each.
+
+    Args:
+        title: above the chart.
+        rows: label and value; values that are not finite get no bar.
+        unit: of the values.
+        width: of the chart, in pixels.
+    """
+    label = min(320, 16 + 7 * max((len(name) for name, _ in rows), default=0))
+    top, room = 40, width - label - 70
+    finite = [v for _, v in rows if math.isfinite(v)]
+    low, high = min([0.0, *finite]), max([1e-12, *finite])
+    scale = room / (high - low)
+
+    def x(value: float) -> float:
+        return label + (value - low) * scale
+
+    height = top + _ROW * len(rows) + 24
+    parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
+    for tick in ticks(low, high):
+        at = f"{x(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{top - 8}" y2="{height - 20}"/>')
+        parts.append(
+            f'<text class="small" text-anchor="middle" x="{at}" y="{height - 6}">{_number(tick)}</text>'
+        )
+    for i, (name, value) in enumerate(rows):
+        y = top + i * _ROW
+        shown = name if len(name) <= 44 else f"...{name[-41:]}"
+        parts.append(
+            f'<text class="small" text-anchor="end" x="{label - 6}" y="{y + 11}">{escape(shown)}</text>'
+        )
+        if math.isfinite(value):
+            left, right = sorted((x(0.0), x(value)))
+            length = max(right - left, 0.5)
+            parts.append(
+                f'<rect class="a" x="{left:.1f}" y="{y + 2}" width="{length:.1f}" height="11">'
+                f"<title>{escape(name)}: {_number(value)} {escape(unit)}</title></rect>"
+            )
+        parts.append(
+            f'<text class="small" x="{max(x(value if math.isfinite(value) else 0), x(0)) + 4:.1f}" '
+            f'y="{y + 11}">{_number(value)}</text>'
+        )
+    parts.append(f'<text class="small" text-anchor="end" x="{width}" y="14">{escape(unit)}</text>')
+    return Panel("".join(parts), width, height)
+
+
+def scatter(
+    title: str,
+    points: Sequence[tuple[float, float, str, bool]],
+    x_label: str,
+    y_label: str,
+    *,
+    width: int = 760,
+    height: int = 300,
+) -> Panel:
+    """Points with labels; the marked ones (a Pareto front, say) joined by a line.
+
+    Args:
+        title: above the chart.
+        points: x, y, label, and whether it is marked; points that are not finite are left out.
+        x_label, y_label: of the axes.
+        width, height: of the chart, in pixels.
+    """
+    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    left, top, right, bottom = 60, 30, width - 90, height - 44
+    xs, ys = [p[0] for p in points] or [0.0], [p[1] for p in points] or [0.0]
+    x0, x1 = _span(xs)
+    y0, y1 = _span(ys)
+
+    def at(px: float, py: float) -> tuple[float, float]:
+        return left + (px - x0) / (x1 - x0) * (right - left), bottom - (py - y0) / (y1 - y0) * (bottom - top)
+
+    parts = [
+        f'<text class="title" x="0" y="14">{escape(title)}</text>',
+        f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>',
+    ]
+    for tick in ticks(x0, x1):
+        px, _ = at(tick, y0)
+        parts.append(f'<line class="grid" x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{bottom}"/>')
+        parts.append(
+            f'<text class="small" text-anchor="middle" x="{px:.1f}" y="{bottom + 15}">{_number(tick)}</text>'
+        )
+    for tick in ticks(y0, y1):
+        _, py = at(x0, tick)
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{py:.1f}" y2="{py:.1f}"/>')
+        parts.append(
+            f'<text class="small" text-anchor="end" x="{left - 6}" y="{py + 4:.1f}">{_number(tick)}</text>'
+        )
+    front = sorted((p[0], p[1]) for p in points if p[3])
+    if len(front) > 1:
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*p) for p in front))
+        parts.append(f'<polyline class="line" points="{path}"/>')
+    for px, py, name, marked in points:
+        a, b = at(px, py)
+        parts.append(
+            f'<circle class="{"a" if marked else "b"}" cx="{a:.1f}" cy="{b:.1f}" r="4">'
+            f"<title>{escape(name)}: {_number(px)}, {_number(py)}</title></circle>"
+            f'<text class="small" x="{a + 7:.1f}" y="{b + 4:.1f}">{escape(name)}</text>'
+        )
+    middle = (left + right) / 2
+    parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')
+    parts.append(f'<text class="small" x="{left}" y="{top - 6}">{escape(y_label)}</text>')
+    return Panel("".join(parts), width, height)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or max(abs(high), 1.0) * 0.08
+    return low - room, high + room
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "-"
