@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import xml.etree.ElementTree as ET
 
@@ -55,7 +56,7 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     found = plot.ticks(low, high)
     assert 2 <= len(found) <= 8
     assert all(low - 1e-12 <= t <= high + 1e-12 for t in found)
-    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in zip(found, found[1:], strict=False)}
+    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in itertools.pairwise(found)}
     assert steps == {1.0}
 
 
