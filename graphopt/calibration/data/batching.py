@@ -24,7 +24,8 @@ class Batch:
 
     Attributes:
         feeds: value per input of the model (and per overridable initializer that was asked for).
-        extra: everything else that the samples hold, concatenated where it has a row per sample.
+        extra: everything else that the samples hold: concatenated where it has a row per sample, as it is
+            where all samples share it, or a list.
         size: how many samples these are.
     """
 
@@ -197,10 +198,14 @@ def _joined(group: list[Sample], form: _Form, ports: dict[str, Port]) -> Batch:
         if name in ports:
             feeds[name] = _concatenated(values) if name in form.rows else values[0]
         elif len(values) == len(group):
-            extra[name] = _concatenated(values) if len(values) > 1 and _stackable(values) else values[0]
-            if len(values) > 1 and not _stackable(values):
-                extra[name] = values
+            extra[name] = _extra(values)
     return Batch(feeds, extra, len(group))
+
+
+def _extra(values: list[Any]) -> Any:
+    if all(v is values[0] for v in values):
+        return values[0]  # it belongs to the data, not to a sample
+    return _concatenated(values) if _stackable(values) else values
 
 
 def _stackable(values: list[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Data in files: .npz and .npy, folders of them, ONNX test data sets; and which source a path is."""
+"""Which source a path is; .npz and .npy files, folders of them, ONNX test data sets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from graphopt.calibration.data import images
 from graphopt.calibration.data.columns import npy_column, npz_columns
+from graphopt.calibration.data.records import Lines, is_lines
 from graphopt.calibration.data.samples import missing_inputs
 from graphopt.calibration.data.source import Record, Source, Table
 from graphopt.errors import UserError
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _EXPECTED = "expected .npz files, .npy files, or input_*.pb files"
 
 
@@ -32,8 +33,12 @@ def open_path(path: Path, names: Sequence[str]) -> Source:
         raise UserError("no such file or folder", where=str(path))
     if path.is_dir():
         return _folder(path, names)
-    if path.suffix in _IMAGES:
+    if path.suffix.lower() in images.SUFFIXES:
         raise _undescribed(path)
+    if path.suffix.lower() == ".toml":
+        return images.Images(path, names)
+    if is_lines(path):
+        return Lines(path)
     if path.suffix == ".npy":
         if len(names) != 1:
             raise UserError(
@@ -80,7 +85,7 @@ def _folder(path: Path, names: Sequence[str]) -> Source:
     sets = [p for p in sets if any(p.glob("input_*.pb"))]
     if sets:
         return _Files(path, sets, names)
-    if any(f.suffix.lower() in _IMAGES for f in path.rglob("*")):
+    if any(f.suffix.lower() in images.SUFFIXES for f in path.rglob("*")):
         raise _undescribed(path)
     raise UserError("no inputs found", where=str(path), fix=_EXPECTED)
 

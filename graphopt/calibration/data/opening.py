@@ -35,6 +35,8 @@ class _Fitted(Dataset):
     @property
     def size(self) -> int | None:
         """From the sources' headers, where those are quick to read."""
+        if self._source.count is not None:
+            return self._source.count
         if self._size is None and self._source.quick:
             self._size = sum(map(self._fitter.count, self._source.records()))
         return self._size

@@ -76,7 +76,22 @@ class Fitter:
                     sample[name] = value[None] if modes[name] == "lift" else value
                 else:
                     sample[name] = once[name]
+            if count == 1:
+                sample |= self._rows_of_one(sample, "lift" in modes.values())
             yield {n: self._fit(n, v, where) for n, v in sample.items()}
+
+    def _rows_of_one(self, sample: Mapping[str, Any], lift: bool) -> dict[str, Array]:
+        """What one sample holds besides inputs, with the sample axis that a label, say, lacks."""
+        found = {}
+        for name, value in sample.items():
+            if name in self.ports or not isinstance(value, bool | int | float | str | list | np.ndarray):
+                continue
+            try:
+                array = np.array(value)  # its own: that several samples share one object means something
+            except ValueError:  # ragged lists
+                continue
+            found[name] = array[None] if lift or not array.ndim else array
+        return found
 
     # -- names ------------------------------------------------------------------------------------------
 

@@ -34,6 +34,11 @@ class Source(ABC):
     name: str
     quick = False
 
+    @property
+    def count(self) -> int | None:
+        """How many samples there are, where every record is one; None when that is not known."""
+        return None
+
     @abstractmethod
     def records(self) -> Iterator[Record]:
         """All records, the same ones every time.
