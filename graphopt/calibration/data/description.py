@@ -6,7 +6,6 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +149,8 @@ def _level(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError('it is a number, or a fraction like "1/255"')
-    number = float(Fraction(value)) if isinstance(value, str) else float(value)
+    above, slash, below = str(value).partition("/")
+    number = float(above) / (float(below) if slash else 1.0)
     if not np.isfinite(number):
         raise ValueError("it is finite")
     return number

@@ -1,5 +1,6 @@
 """How samples are grouped into feeds, and divided into parts."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_ragged_samples(lengths: list[int], most: int) -> None:
     assert samples_in(found) == list(range(len(lengths)))
     assert all(b.size <= most for b in found)
     assert [n for b in found for n in [b.feeds["x"].shape[1]] * b.size] == lengths
-    for one, next_ in zip(found, found[1:], strict=False):
+    for one, next_ in itertools.pairwise(found):
         assert one.size == most or one.feeds["x"].shape[1] != next_.feeds["x"].shape[1]
 
 
