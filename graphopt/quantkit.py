@@ -9,6 +9,7 @@ from __future__ import annotations
 from graphopt.budget import Budget, Exploration, Score, Sensitivity, Tradeoff
 from graphopt.calibration.gram import CrossGram, Gram
 from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.observers import RangeMethod, range_of
 from graphopt.calibration.statistics import AbsMax, MeanDifference, MinMax, Moments, MovingMinMax
 from graphopt.pipeline.base import Watch
 from graphopt.pipeline.search import Point, Search, noise, spare_least
@@ -39,6 +40,7 @@ __all__ = [
     "MovingMinMax",
     "Point",
     "QuantType",
+    "RangeMethod",
     "Score",
     "Search",
     "Sensitivity",
@@ -49,6 +51,7 @@ __all__ = [
     "grid_for_range",
     "noise",
     "quant_type",
+    "range_of",
     "reduced",
     "spare_least",
     "weight_grid",
