@@ -137,8 +137,8 @@ class Collector:
                 for i, request in requests.items():
                     if number and i in fixed:
                         continue
-                    names = (request.student, request.teacher)
-                    rows = [v[n] for v, wanted in zip(values, names, strict=False) for n in wanted]
+                    both = (request.student, request.teacher)
+                    rows = [v[n] for v, wanted in zip(values, both, strict=False) for n in wanted]
                     for together in _together(rows):
                         statistics[i].update(*together)
                 del values

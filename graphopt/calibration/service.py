@@ -26,7 +26,8 @@ Metric = Callable[[Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]], Any]
 _SCORED_SAMPLES: Final = 256
 _CACHED_STATISTIC: Final = 1 << 20
 _CACHED_STATISTICS: Final = 1 << 26
-_CACHED_OUTPUTS: Final = 64 << 20
+_CACHED_OUTPUTS: Final = 32 << 20
+_TEACHERS: Final = 4
 _HOLD_BACK: Final = 8
 
 
@@ -178,7 +179,7 @@ class CalibrationService:
 
     def _scored(self, model: Model, part: Part, most: int | None) -> Iterator[Batch]:
         done = 0
-        for batch in self._batches(model, part, self.max_batch):
+        for batch in self._batches(model, part, min(self.max_batch, most or self.max_batch)):
             yield batch
             done += batch.size
             self._tell("score", f"{done} samples")
