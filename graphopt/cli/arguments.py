@@ -38,7 +38,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inputs and runtimes")
     add_input_shape(group)
     data = group.add_argument(
-        "--data", metavar="PATH", help="real inputs: an .npz file, or a folder of them (default: synthesized)"
+        "--data",
+        metavar="DATA",
+        help="real inputs: .npz, .npy, .jsonl, a folder of those, a .toml that describes images, or "
+        "module:function (default: synthesized)",
     )
     data.complete = FILE  # type: ignore[attr-defined]
     group.add_argument(
