@@ -214,18 +214,20 @@ def _check_shape(name: str, port: Port, shape: tuple[int, ...], where: str) -> N
     rows = (
         bool(dims) and shape[:1] == (1,) and isinstance(dims[0], int)
     )  # to be joined into a batch of so many
-    for axis, (size, declared) in enumerate(zip(shape, dims, strict=False)):
-        if isinstance(declared, int) and declared != size and not (axis == 0 and rows):
-            raise _misfit(name, port, shape, where)
     if len(shape) != len(dims):
         raise _misfit(name, port, shape, where)
+    for axis, (size, declared) in enumerate(zip(shape, dims, strict=True)):
+        if isinstance(declared, int) and declared != size and not (axis == 0 and rows):
+            raise _misfit(name, port, shape, where, axis)
 
 
-def _misfit(name: str, port: Port, shape: tuple[int, ...], where: str) -> UserError:
+def _misfit(name: str, port: Port, shape: tuple[int, ...], where: str, axis: int | None = None) -> UserError:
+    what = f"input {name!r}"
+    if axis is not None and port.dims:
+        what = f"axis {axis} of input {name!r} is {port.dims[axis]}, the data has {shape[axis]}: it"
+    what += f" takes {port.shape_text()}, the data is {dims_text(shape)}"
     return UserError(
-        f"input {name!r} takes {port.shape_text()}, the data is {dims_text(shape)}",
-        where=where,
-        fix="the first axis counts samples" if port.leads_with_batch else None,
+        what, where=where, fix="the first axis counts samples" if port.leads_with_batch else None
     )
 
 

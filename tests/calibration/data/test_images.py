@@ -189,7 +189,10 @@ def test_globs_and_lists(tmp_path: Path) -> None:
 
 def test_the_wrong_size_names_the_image(tmp_path: Path) -> None:
     image(tmp_path / "a" / "1.png")
-    with pytest.raises(UserError, match=r"1\.png: input 'image' takes \[n,3,4,4\], the data is \[1,3,5,5\]"):
+    with pytest.raises(
+        UserError,
+        match=r"1\.png: axis 2 of input 'image' is 4, the data has 5: it takes \[n,3,4,4\], the data is \[1,3,5,5\]",
+    ):
         list(open_dataset(write(tmp_path, 'source = "a"\nsize = 5\n'), PORTS))
 
 
