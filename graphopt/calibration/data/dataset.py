@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -139,8 +139,3 @@ class Dataset(ABC):
         """Add to `notes`, once."""
         if text not in self.notes:
             self.notes.append(text)
-
-
-def names_of(ports: Sequence[PortLike]) -> str:
-    """The inputs' names, for messages."""
-    return ", ".join(p.name for p in ports) or "none"

@@ -18,12 +18,17 @@ from graphopt.calibration.data.source import Record, Source, record_of
 from graphopt.errors import UserError
 
 _NAMED = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
+#: How many samples a function is asked for that wants to know.
+WANTED = 256
+
 _HIDDEN = re.compile(rf"{re.escape(__file__)}|importlib")
 _LIBRARY = re.compile(r"site-packages|[/\\]lib[/\\]python|<frozen")
 
 
 class Function(Source):
-    """A function without arguments that returns, or yields, mappings.
+    """A function that returns, or yields, mappings.
+
+    It takes no arguments, or one: how many samples are wanted.
 
     Args:
         name: for messages.
@@ -35,8 +40,8 @@ class Function(Source):
 
     def records(self) -> Iterator[Record]:
         """What the function returns, one by one."""
-        with_theirs(self.name, _accepts_none, self._function)
-        result = with_theirs(self.name, self._function)
+        arguments = with_theirs(self.name, _arguments, self._function)
+        result = with_theirs(self.name, self._function, *arguments)
         if isinstance(result, Mapping):
             yield Record(self.name, result)
             return
@@ -56,13 +61,18 @@ class Function(Source):
 _END = object()
 
 
-def _accepts_none(function: Callable[..., Any]) -> None:
-    if not callable(function):
-        raise TypeError(f"{type(function).__name__} is no function")
+def _arguments(function: Callable[..., Any]) -> tuple[int, ...]:
+    """What to call it with: nothing, or how many samples are wanted, if it needs one argument."""
     try:
-        inspect.signature(function).bind()
+        signature = inspect.signature(function)
     except ValueError:  # built-ins may have no signature
-        return
+        return ()
+    try:
+        signature.bind()
+    except TypeError:
+        signature.bind(WANTED)
+        return (WANTED,)
+    return ()
 
 
 def is_function(text: str) -> bool:

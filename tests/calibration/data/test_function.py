@@ -60,6 +60,13 @@ def test_a_function_of_the_caller() -> None:
     assert open_dataset(table, PORTS).name == "table"
 
 
+def test_a_function_that_wants_to_know_how_many() -> None:
+    def some(n: int) -> Any:
+        return ({"x": np.full(2, i, np.float32)} for i in range(n))
+
+    assert len(list(open_dataset(some, PORTS))) == 256
+
+
 def test_errors_point_into_their_code() -> None:
     write(
         "bad.py",
@@ -70,7 +77,7 @@ def test_errors_point_into_their_code() -> None:
             json.loads("{")
         def direct():
             return {}["a"]
-        def takes(n):
+        def takes(a, b):
             return []
         def number():
             return 3
@@ -82,7 +89,7 @@ def test_errors_point_into_their_code() -> None:
     cases = {
         "generator": r"bad\.py:5: JSONDecodeError: .*\n  raised by what was asked for as 'bad\.py:generator'",
         "direct": r"bad\.py:7: KeyError: 'a'",
-        "takes": "missing a required argument: 'n'",
+        "takes": "missing a required argument: 'b'",
         "number": "it returned int, not mappings",
         "items": "bad.py:items #0: int is no mapping",
         "nothing": "'nothing' is NoneType, no function",
