@@ -11,7 +11,6 @@ _ORT_OPS = frozenset(
         "BiasGelu",
         "FastGelu",
         "FusedMatMul",
-        "GatherBlockQuantized",
         "Gelu",
         "MatMulNBits",
         "QuickGelu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,10 @@ from graphopt.passkit import Array, AttributeRef, Constant, GraphView, Node, Ref
 from graphopt.quantkit import Grid
 
 _T = onnx.TensorProto
-FLOAT_TYPES = {int(_T.FLOAT): np.dtype(np.float32), int(_T.FLOAT16): np.dtype(np.float16)}
+FLOAT_TYPES: dict[int, np.dtype[Any]] = {
+    int(_T.FLOAT): np.dtype(np.float32),
+    int(_T.FLOAT16): np.dtype(np.float16),
+}
 # Before this opset scales are float32 only.
 HALF_SCALE_OPSET = 19
 # Their input weights are (directions, gates * hidden, input), their recurrent ones alike.
