@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +22,9 @@ from graphopt.runtime.values import Array, numpy_dtype
 #: the same for every sample.
 Mode: TypeAlias = Literal["rows", "stack", "lift", "shared"]
 
+# What is larger than so many bytes and has no row per sample is somebody else's: the training data, say.
+_LARGE = 1 << 20
+
 _T = onnx.TensorProto
 _FLOATS = {_T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BFLOAT16}
 
@@ -31,7 +36,7 @@ class Fitter:
         ports: the model's inputs.
         overridable: initializers that may be fed as well.
         strict: every input must be there, and every float finite. Otherwise inputs may be missing, but then
-            every name in the data must be known.
+            every name in the data must be known; and what is no input is left out.
     """
 
     def __init__(self, ports: Sequence[Port], overridable: Sequence[Port] = (), strict: bool = True) -> None:
@@ -55,8 +60,9 @@ class Fitter:
         """
         columns = self._columns(record)
         count, modes = self._plan(columns, record.label)
-        shared = {n: v for n, v in columns.items() if modes[n] == "shared" and n not in self.ports}
-        once = {n: v.whole() if isinstance(v, Column) else v for n, v in shared.items()}
+        extra = {n: v for n, v in columns.items() if modes[n] == "shared" and n not in self.ports}
+        columns = {n: v for n, v in columns.items() if n not in extra or _size(v) <= _LARGE}
+        once = {n: v.whole() if isinstance(v, Column) else v for n, v in extra.items() if n in columns}
         rows = {
             n: v.rows()
             for n, v in columns.items()
@@ -106,6 +112,8 @@ class Fitter:
         strange = [n for n in values if n not in self.ports]
         if missing and (strange or self.strict or not values):
             raise missing_inputs(missing, values, record.label)
+        if not self.strict:
+            values = {n: v for n, v in values.items() if n in self.ports}
         return {n: self._column(n, v, record.label) for n, v in values.items()}
 
     def _column(self, name: str, value: Any, label: str) -> Any:
@@ -114,6 +122,9 @@ class Fitter:
         port = self.ports.get(name)
         if isinstance(value, np.ndarray | np.generic):
             return Held(np.asarray(value))
+        if port is None and isinstance(value, list | tuple):
+            with contextlib.suppress(ValueError):  # ragged lists stay lists
+                return Held(np.asarray(value))
         if port is None or port.elem_type is None:
             return value
         return Held(untyped(value, port, label))
@@ -203,10 +214,14 @@ class Fitter:
         if port.dims is not None:
             _check_shape(name, port, value.shape, where)
         value = cast(value, port, where)
-        if self.strict and value.dtype.kind in "fcV" and not np.isfinite(value).all():
+        if self.strict and port.elem_type in _FLOATS and not np.isfinite(value).all():
             bad = "NaN" if np.isnan(value).any() else "an infinite value"
             raise UserError(f"input {name!r} holds {bad}", where=where)
         return value
+
+
+def _size(value: Any) -> int:
+    return math.prod(value.shape) * value.dtype.itemsize if isinstance(value, Column) else 0
 
 
 def _check_shape(name: str, port: Port, shape: tuple[int, ...], where: str) -> None:

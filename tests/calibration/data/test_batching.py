@@ -102,7 +102,7 @@ def test_a_stack_of_feeds() -> None:
 def test_an_axis_of_time_is_not_divided() -> None:
     for dims in (("seq_len", 1, 4), (None, "batch", 4), ("T", "B", 4)):
         (batch,) = run({"x": numbered(6, 1, 4)}, [x(*dims)])
-        assert batch.feeds["x"].shape == (6, 1, 4)
+        assert (batch.feeds["x"].shape, batch.size) == ((6, 1, 4), 1)
 
 
 def test_inputs_of_different_length_are_one_feed() -> None:
@@ -150,6 +150,9 @@ def test_extra_values() -> None:
     assert np.array_equal(first.extra["label"], [0, 1, 2])
     assert np.array_equal(last.extra["label"], [3, 4])
     assert np.array_equal(first.extra["classes"], ["a", "b", "c"])
+    (batch,) = run({"x": numbered(2, 2), "label": [3, 4], "tree": [[1], [2, 3]]}, [x("n", 2)])
+    assert batch.extra["label"].tolist() == [3, 4]
+    assert batch.extra["tree"] == [[1], [2, 3]]
     lines = [{"x": np.zeros(2, np.float32), "label": i, "box": [1.0, 2.0]} for i in range(2)]
     (batch,) = run(lines, [x("n", 2)])
     assert np.array_equal(batch.extra["label"], [0, 1])
@@ -189,3 +192,9 @@ def test_inputs_that_take_different_numbers() -> None:
     ports = [x(2, 3), Port("y", FLOAT, (4, 3))]
     with pytest.raises(UserError, match="different numbers of samples: 2, 4"):
         run([{"x": numbered(1, 3), "y": numbered(1, 3)}], ports)
+
+
+def test_large_arrays_of_another_length_are_left_alone() -> None:
+    """Files often hold the training data too."""
+    (batch,) = run({"x": numbered(3, 2), "x_train": np.zeros((10_000, 64))}, [x("n", 2)])
+    assert not batch.extra

@@ -75,3 +75,13 @@ def test_ports_of_a_session() -> None:
     ports = [SessionPort("x", "tensor(float)", 1, ("n", 2)), SessionPort("s", "tensor(float)", 1, ())]
     (sample,) = open_dataset({"x": X[0], "s": np.float32(3)}, ports)
     assert (sample["x"].shape, sample["s"].shape) == ((1, 2), ())
+
+
+def test_synthetic_data_keeps_defaults() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n,3] x, float[3] b) => (float[n,3] y) <float[3] b = {1, 2, 3}> { y = Add(x, b) }""")
+    ports, overridable = ports_of(model)
+    assert overridable
+    dataset = open_dataset("synthetic:3", ports, overridable, model=model)
+    assert [list(s) for s in dataset] == [["x"]] * 3
