@@ -30,6 +30,7 @@ _Q: Final = "QuantizeLinear"
 _DQ: Final = "DequantizeLinear"
 _LAYOUT: Final = frozenset(("Reshape", "Transpose", "ReorderInput", "ReorderOutput"))
 
+_BEHIND: Final = _LAYOUT | {_Q, _DQ}
 # What a fusion may put around its kernel under the same mark: layout changes, a quantized weight or bias.
 _BESIDE: Final = _LAYOUT | {_Q, _DQ, "Cast", "Div", "Mul", "Round"}
 
@@ -259,8 +260,8 @@ class _Reading:
                 if name in scope.weights:
                     return Ran("constant", integer=False, merged=True)
                 producer = scope.producers.get(name)
-                # Layout changes that onnxruntime put behind a kernel have no mark.
-                while producer is not None and producer.op_type in _LAYOUT and self.origin(producer) is None:
+                # What onnxruntime put behind a kernel has no mark.
+                while producer is not None and producer.op_type in _BEHIND and self.origin(producer) is None:
                     producer = scope.producers.get(producer.input[0])
                 if producer is not None:
                     return replace(self._ran(producer, scope), merged=True)
