@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from weight_models import build, ort_ops, sqnr
 
+from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
-from graphopt.testing import apply, assert_refuses, assert_rewrites
+from graphopt.testing import apply, assert_refuses, assert_rewrites, count_ops
 from graphopt_passes.quantization.expand_weights import ExpandWeights
 from graphopt_passes.quantization.quantize_weights import QuantizeWeights
 
@@ -56,7 +57,7 @@ def test_scale_for_all_and_half_precision() -> None:
 def test_products_only_if_asked_for() -> None:
     before = stored(MATMUL, {"bits": 4, "block_size": 16}, w=(48, 40))
     assert_refuses(ExpandWeights(), before, "becomes MatMulNBits")
-    after = assert_rewrites(ExpandWeights(products=True), before)
+    after = assert_rewrites(ExpandWeights(products="expand"), before)
     assert sqnr(before, after.proto) > 120
 
 
@@ -109,3 +110,32 @@ def test_activations_and_if_bodies() -> None:
     assert_rewrites(
         ExpandWeights(), stored(body, {}, w=(24, 48, 1, 1)), ops={**NODES, "If": 1, "Identity": 1}
     )
+
+
+class Timed:
+    """Says that the model takes as long as its MatMulNBits candidates do, `cost` each."""
+
+    def __init__(self, cost: float) -> None:
+        self.cost = cost
+
+    def latency(self, student: Model, teacher: Model) -> float:
+        ops = count_ops(student)
+        return 1.0 + self.cost * ops["DequantizeLinear"]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize(("cost", "expanded"), [(0.5, True), (0.001, False), (-0.1, False)])
+def test_products_by_measuring(monkeypatch: pytest.MonkeyPatch, cost: float, expanded: bool) -> None:
+    monkeypatch.setattr("graphopt.lossy.open_services", lambda *args, **kwargs: Timed(cost))
+    body = (
+        """(float[1, 48, 4, 4] x, float[M, 48] v) => (float y, float z) { y = Conv(x, k) z = MatMul(v, w) }"""
+    )
+    model = build(body, k=(24, 48, 1, 1), w=(48, 40))
+    done = apply([QuantizeWeights(), ExpandWeights()], model)
+    assert done.ops["DequantizeLinear"] == (0 if expanded else 1)
+    again = apply([QuantizeWeights(), ExpandWeights()], done.proto)
+    assert not again.journal.changes
+    # Without a lossy pass before it, and without data, there is nothing to compare with.
+    assert not apply(ExpandWeights(), stored(MATMUL, {}, w=(48, 40))).journal.changes
