@@ -45,6 +45,8 @@ class ConvertHalf(Pass):
         """Convert one body."""
         if isinstance(graph.body, Function):
             return  # its types are those of its callers
+        if graph.opset < self.least_opset():
+            return  # Cast does not know the format yet
         if self.storage == "weights":
             self._store_weights(graph, ctx)
             return
@@ -66,10 +68,11 @@ class ConvertHalf(Pass):
         for node, slots in plan.nodes.items():
             writer.convert(node, slots, plan.clamped.get(node, ()))
 
-    @property
-    def _limit(self) -> float:
+    def _limit(self, ctx: PassContext) -> float:
         """Noise power over signal power that the outputs may have."""
-        return (self.max_error or self.format.max_error) ** 2
+        limit = (self.max_error or self.format.max_error) ** 2
+        asked = None if ctx.budget is None else ctx.budget.min_sqnr_db
+        return float(limit if asked is None else min(limit, 10.0 ** (-asked / 10)))
 
     def _keep_noisy(self, graph: Rewriter, ctx: PassContext, plan: HalfPlan) -> None:
         nodes = list(plan.nodes)
@@ -81,7 +84,7 @@ class ConvertHalf(Pass):
                 simulate(graph, self.format, plan, [nodes[u] for u in units])
                 return noise(ctx.score(graph, _SEARCH_SAMPLES))
 
-        for unit in find_noisy(len(nodes), measure, self._limit):
+        for unit in find_noisy(len(nodes), measure, self._limit(ctx)):
             node = nodes[unit]
             del plan.nodes[node]
             plan.clamped.pop(node, None)
@@ -130,4 +133,4 @@ class ConvertHalf(Pass):
                     graph.redirect(weights[unit], rounded)
                 return noise(ctx.score(graph, _SEARCH_SAMPLES))
 
-        return find_noisy(len(weights), measure, self._limit)
+        return find_noisy(len(weights), measure, self._limit(ctx))

@@ -86,12 +86,14 @@ def plan_body(
     wide = set() if ctx.has_data else _wide_tensors(graph, known)
     for node, found in slots.items():
         reason = ""
+        if not any(graph.is_read(node.outputs[s]) for s in found.outputs):
+            continue
         clamped = _clamped(graph, node, found, known, wide)
         if graph.keeps(node) or any(graph.keeps(t) for t in node.outputs):
             reason = "it is kept"
         elif node in chosen:
             reason = "asked for"
-        elif not has_kernel(node.op, form, ctx.target):
+        elif not has_kernel(graph, node, form, ctx.target):
             reason = f"{ctx.target.name} has no kernel of {node.op} for {form.name}"
         elif any(node.outputs[s] in exact for s in found.outputs):
             reason = f"it counts: {form.name} has no integers beyond {2 ** (11 if form.largest < 1e5 else 8)}"

@@ -44,8 +44,10 @@ class HalfWriter:
             new = graph.op(node.op, inputs, attrs=dict(node.attrs), hint=hint, n_outputs=len(old))
             made = graph.producer(new[0])
             assert made is not None
-            for slot, tensor in enumerate(old):
-                if not tensor.name:
+            used = [bool(t.name) and graph.is_read(t) for t in old]
+            cast: Node | None = None
+            for slot, tensor in reversed(list(enumerate(old))):
+                if not used[slot]:
                     graph.omit_output(made, slot)
                 elif slot in slots.outputs:
                     cast = graph.replace(tensor, "Cast", [new[slot]], attrs={"to": FLOAT})
@@ -54,9 +56,10 @@ class HalfWriter:
                 else:
                     graph.bypass(tensor, new[slot])
             # The one that computes keeps the name; the casts are new.
-            if cast.name == node.name:
-                made.name, cast.name = cast.name, made.name
-            made.doc_string, cast.doc_string = node.doc_string, ""
+            if cast is not None:
+                if cast.name == node.name:
+                    made.name, cast.name = cast.name, made.name
+                made.doc_string, cast.doc_string = node.doc_string, ""
 
     def half(self, tensor: Tensor, *, clamp: bool = False) -> Tensor:
         """`tensor`, which is float32, in half precision."""

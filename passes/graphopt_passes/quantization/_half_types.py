@@ -28,6 +28,9 @@ BOUNDED: Final = frozenset(
     "Clip Cos Erf Hardmax HardSigmoid LayerNormalization LogSoftmax LpNormalization Sigmoid Sign Sin Softmax "
     "Softsign Tanh".split()
 )
+_CPU: Final = "CPUExecutionProvider"
+# onnxruntime expands these into operators on float32, whatever their type.
+_NEVER: Final = frozenset({"LinearAttention", "MeanVarianceNormalization"})
 # onnxruntime's CPU kernels for bfloat16 (1.32). For float16 it falls back on float32; for this it does not.
 _BFLOAT16_ON_CPU: Final = frozenset(
     "Compress Concat Flatten Gather GatherElements GatherND Identity Reshape ReverseSequence Slice Split "
@@ -59,10 +62,19 @@ def _formals(
     )
 
 
-def has_kernel(op: str, form: HalfFormat, target: Target) -> bool:
-    """Whether the target executes `op` in half precision, be it by way of float32."""
-    on_cpu = target.providers[0] == "CPUExecutionProvider"
-    return form.name != "bfloat16" or not on_cpu or op in _BFLOAT16_ON_CPU
+def has_kernel(graph: GraphView, node: Node, form: HalfFormat, target: Target) -> bool:
+    """Whether the target executes `node` in half precision, be it by way of float32."""
+    if node.op in _NEVER:
+        return False
+    if target.providers[0] != _CPU:
+        return True
+    if form.name == "bfloat16":
+        return node.op in _BFLOAT16_ON_CPU and not _accumulates(graph, node)
+    return not _accumulates(graph, node)
+
+
+def _accumulates(graph: GraphView, node: Node) -> bool:
+    return node.op in ("ScatterElements", "ScatterND") and graph.attr(node, "reduction") not in (None, "none")
 
 
 def half_slots(graph: GraphView, node: Node, form: HalfFormat) -> HalfSlots | None:

@@ -25,3 +25,7 @@ class ConvertBf16(ConvertHalf):
 
     name: ClassVar[str] = "convert-bf16"
     format: ClassVar[HalfFormat] = BFLOAT16
+
+    def least_opset(self) -> int:
+        """The first opset whose Cast knows the format."""
+        return 13

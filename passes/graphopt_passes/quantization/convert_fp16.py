@@ -29,3 +29,7 @@ class ConvertFp16(ConvertHalf):
 
     name: ClassVar[str] = "convert-fp16"
     format: ClassVar[HalfFormat] = FLOAT16
+
+    def least_opset(self) -> int:
+        """The first opset whose Cast knows the format."""
+        return 6

@@ -7,6 +7,9 @@ import onnx.parser
 import pytest
 
 from graphopt.budget import Budget
+from graphopt.model import Model
+from graphopt.pipeline.manager import Settings, execute
+from graphopt.pipeline.targets import get_target
 from graphopt.runtime.session import open_session
 from graphopt.testing import Applied, apply, assert_refuses, assert_rewrites, random_feeds
 from graphopt_passes.cleanup.merge_casts import MergeCasts
@@ -150,6 +153,19 @@ def test_integer_results_and_omitted_ones() -> None:
     assert [bool(name) for name in node.output] == [False, True]
 
 
+def test_outputs_that_nobody_reads() -> None:
+    before = model(
+        "(float[2, 3, 8] x) => (float[A, B, C, D] y) { y, h, c = LSTM<hidden_size = 4>(x, w, r) }",
+        w=normal(1, 16, 8),
+        r=normal(1, 16, 4),
+    )
+    before.graph.node[0].name = "lstm"
+    done = converted(before, ops={"LSTM": 1, "Cast": 2})
+    node = next(n for n in done.proto.graph.node if n.op_type == "LSTM")
+    assert node.name == "lstm"
+    assert list(node.output) == ["y_float16"]
+
+
 def test_inputs_that_must_be_float_stay() -> None:
     before = model(
         """(float[1, 2, 4, 4] x) => (float[1, 2, 8, 8] y) <float[4] s = {1, 1, 2, 2}>
@@ -186,6 +202,43 @@ def test_loop_carried_values_keep_their_type() -> None:
         w=normal(8, 8, scale=0.3),
     )
     converted(before)
+
+
+def test_values_in_bodies_are_measured() -> None:
+    before = model(
+        """(float[2, 8] x) => (float[2, 8] y) <int64 n = {3}, bool c = {1}, float big = {50}, float less = {0.02}> {
+            y = Loop(n, c, x) <body = b (int64 i, bool ci, float[2, 8] s) => (bool co, float[2, 8] t) {
+                co = Identity(ci) m = MatMul(s, w) p = Mul(m, big) q = Mul(p, big) u = Mul(q, big)
+                v = Mul(u, less) z = Mul(v, less) o = Mul(z, less) k = MatMul(o, w) t = Tanh(k)
+            }>
+        }""",
+        w=normal(8, 8, scale=0.5),
+    )
+    x = normal(2, 8)
+    done = assert_rewrites(ConvertFp16(), before, data=[{"x": x}] * 3)
+    assert any("u: values" in r for r in done.reasons)
+    assert done.ops["Cast"] == 4  # into and out of two regions
+    runs(done, before, {"x": x})
+
+
+@pytest.mark.parametrize("limit", range(1, 6))
+def test_any_number_of_its_rewrites_is_a_model_that_runs(limit: int) -> None:
+    before = model(
+        """(float[2, 8] x, bool c) => (float[2, 8] y) {
+            h = MatMul(x, w) r = Relu(h)
+            z = If(c) <
+                then_branch = t () => (float[2, 8] a) { q = Neg(r) a = MatMul(q, w) },
+                else_branch = e () => (float[2, 8] b) { b = MatMul(h, w) }
+            >
+            y = MatMul(z, w)
+        }""",
+        w=normal(8, 8),
+    )
+    done = execute(Model.load(before), [ConvertFp16()], Settings(get_target("portable")), limit=limit)
+    assert len(done.journal.changes) == limit
+    proto = done.model.to_proto()
+    onnx.checker.check_model(proto, full_check=True)
+    runs(Applied(done.model, done.journal, proto), before, random_feeds(before, 2))
 
 
 def test_local_functions_are_left_alone() -> None:
@@ -361,8 +414,9 @@ def test_the_node_that_moves_the_outputs_is_found() -> None:
     assert half_ops(done) == {"MatMul": 3, "Relu": 1}
     assert sum("too far" in r for r in done.reasons) == 2
     runs(done, before, data)
-    loose = apply(ConvertFp16(max_error=0.9), before, data=data, budget=Budget())
-    assert half_ops(loose)["Sub"] == 1
+    loose = ConvertFp16(max_error=0.9)
+    assert half_ops(apply(loose, before, data=data))["Sub"] == 1
+    assert "Sub" not in half_ops(apply(loose, before, data=data, budget=Budget(min_sqnr_db=40)))
 
 
 # -- storage -------------------------------------------------------------------------------------------
@@ -412,6 +466,15 @@ def test_bfloat16_tables_are_read_on_the_cpu() -> None:
     )
     done = assert_rewrites(ConvertBf16(), before, ops={"Gather": 1, "Cast": 1, "MatMul": 1})
     runs(done, before, {"i": np.arange(5)})
+
+
+def test_bfloat16_before_opset_13() -> None:
+    before = mlp()
+    before.opset_import[0].version, before.ir_version = 12, 7
+    for storage in ("compute", "weights"):
+        assert_refuses(ConvertBf16(storage=storage), before, target="ort-cuda")
+    assert ConvertBf16().least_opset() == 13
+    assert apply(ConvertFp16(), before).journal.changes
 
 
 def test_bfloat16_where_there_are_kernels() -> None:
