@@ -314,12 +314,14 @@ def _join_pieces(ex: Explorer, node: Node, tensor: Tensor, whole: Tensor, pieces
         parts = np.split(layout, np.cumsum(known)[:-1], axis)
         total = layout
     else:
+        # The other pieces need not be scaled for this one to be: they have regions of their own.
         shape = list(layout.shape)
         parts = []
         for piece, size in zip(pieces, known, strict=True):
             shape[axis] = size
-            parts.append(layout if piece is tensor else ex.fresh(shape))
-        total = np.concatenate(parts, axis)
+            parts.append(layout if piece is tensor else ex.beside(piece, shape))
+        ex.put(whole, np.concatenate(parts, axis))
+        return
     operands = []
     for slot, (piece, part) in enumerate(zip(pieces, parts, strict=True)):
         if graph.is_constant(piece):

@@ -80,12 +80,14 @@ class Region:
         count: number of channels that can be scaled independently.
         layouts: tensors -> the channel of each element, int64, 1 on axes along which it does not vary.
         ports: writers and readers, and the operators that add a constant on the way.
+        fixed: bool `(count,)`: channels whose scale is 1, and stays so: they only lie beside the others.
     """
 
     root: Node
     count: int
     layouts: Mapping[Tensor, Array]
     ports: tuple[Port, ...]
+    fixed: Array
 
     @property
     def writers(self) -> list[Port]:
@@ -120,9 +122,10 @@ class Explorer:
         self.outsiders: list[tuple[Node, Tensor]] = []  # must stay out of the region
         self.n_choices = 0
         self._choices = choices
-        self._parent: Array = np.zeros(0, np.int64)
+        self._parent: Array = np.zeros(1, np.int64)  # label 0 is that of channels whose scale is 1
         self._visited: set[tuple[Node, str]] = set()
         self._queue: deque[Tensor] = deque()
+        self._beside: list[tuple[Tensor, Array]] = []
 
     # -- labels ----------------------------------------------------------------------------------
 
@@ -135,6 +138,19 @@ class Explorer:
         labels = np.arange(start, start + count, dtype=np.int64)
         self._parent = np.concatenate([self._parent, labels])
         return labels.reshape(shape)
+
+    def beside(self, piece: Tensor, shape: Sequence[int]) -> Array:
+        """A layout for `piece`, which lies beside channels of the region.
+
+        It is scaled with them only if it turns out to belong to the region itself.
+        """
+        layout = self.fresh(shape)
+        self._beside.append((piece, layout))
+        return layout
+
+    def is_fixed(self, layout: Array) -> bool:
+        """Whether some channel of `layout` is not scaled."""
+        return bool((self.find(layout) == 0).any())
 
     def find(self, labels: Array) -> Array:
         """The representative of each label."""
@@ -248,6 +264,8 @@ class Explorer:
             assert producer is not None
             for node in (producer, *graph.consumers(tensor)):
                 self._visit(node, tensor)
+        for piece, layout in self._beside:
+            self.join(layout, self.layouts.get(piece, np.zeros(1, np.int64)))
         for node, tensor in self.outsiders:
             if tensor in self.layouts:
                 raise RefusedRewrite(f"{node.op} multiplies channels by each other")
@@ -283,4 +301,4 @@ class Explorer:
             for p in self.ports
         ]
         layouts = {t: number(layout) for t, layout in self.layouts.items()}
-        return Region(root, len(roots), layouts, tuple(ports))
+        return Region(root, len(roots), layouts, tuple(ports), roots == 0)

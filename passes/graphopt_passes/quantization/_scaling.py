@@ -81,9 +81,9 @@ def find_regions(graph: Rewriter) -> Regions:
             failed[node] = refused.reason
             stuck.append((node, tensor))
             continue
-        good.update(explorer.layouts)
+        good.update(t for t, layout in explorer.layouts.items() if not explorer.is_fixed(layout))
         region = explorer.region(node)
-        if region.count > 1:
+        if region.count > 1 and not region.fixed.all():
             regions.append(region)
     return Regions(regions, failed, stuck)
 
@@ -273,12 +273,13 @@ def _rescaled(graph: Rewriter, old: Constant, logs: Array, operand: Operand) -> 
     return graph.new_constant(old.name, new)
 
 
-def centred(logs: Array, live: Array, *, exact: bool) -> Array:
+def centred(logs: Array, live: Array, *, exact: bool, shift: bool = True) -> Array:
     """`logs` less the median of the channels that are `live`, 0 for the others; integers if `exact`.
 
     A factor that all channels share makes no difference to quantization; so most weights keep their size.
     """
-    moved = np.where(live, logs - np.median(logs[live]), 0.0) if live.any() else np.zeros_like(logs)
+    median = np.median(logs[live]) if shift and live.any() else 0.0
+    moved = np.where(live, logs - median, 0.0)
     moved = np.clip(moved, -_LARGEST, _LARGEST)
     return np.round(moved) if exact else moved
 

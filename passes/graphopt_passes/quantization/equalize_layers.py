@@ -83,9 +83,9 @@ class EqualizeLayers(Pass):
             observed = [region_magnitude(region, seen) for region in regions]
         for region, logs in zip(regions, self.equalize(graph, regions, observed), strict=True):
             live = logs != 0
-            if spread(logs, live) <= _WORTH:
+            if spread(logs, live | region.fixed) <= _WORTH:
                 continue
-            scales = centred(logs, live, exact=self.exact_scales)
+            scales = centred(logs, live, exact=self.exact_scales, shift=not region.fixed.any())
             largest = float(np.abs(scales).max())
             try:
                 rescale(graph, ctx, region, scales, f"channels scaled by up to 2^{largest:.3g}")
@@ -120,13 +120,14 @@ class EqualizeLayers(Pass):
                 for port in region.readers:
                     if port.is_linear:
                         np.maximum(r2, weights.of(index, port), out=r2)
-                live = (r1 > 0) & (r2 > 0) & np.isfinite(r1) & np.isfinite(r2)
+                live = (r1 > 0) & (r2 > 0) & np.isfinite(r1) & np.isfinite(r2) & ~region.fixed
                 if not live.any():
                     continue
                 step = np.zeros(region.count)
                 step[live] = 0.5 * (np.log2(r1[live]) - np.log2(r2[live]))
                 # A factor common to all channels changes nothing and would only drift.
-                step[live] -= np.median(step[live])
+                if not region.fixed.any():
+                    step[live] -= np.median(step[live])
                 moved = max(moved, float(np.abs(step).max()))
                 weights.logs[index] = logs + step
             if moved < _SETTLED:

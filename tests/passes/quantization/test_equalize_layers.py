@@ -287,10 +287,45 @@ def test_concat_and_split() -> None:
         w2=uneven((4, 3, 3, 3), 0, 2),
         parts=np.array([6, 6]),
         v1=uneven((4, 6, 1, 1), 1, 3),
-        v2=(4, 6, 1, 1),
+        v2=uneven((4, 6, 1, 1), 1, 4),
     )
     done = assert_rewrites(PASS, model)
-    assert len(done.journal.changes) == 1
+    assert len(done.journal.changes) == 2  # the pieces are scaled apart from each other
+
+
+def test_pieces_that_are_shuffled_and_joined_again() -> None:
+    """Both pieces of a Split meet again in an Add and a Concat: their scales are no longer free."""
+    model = build(
+        """(float[N, 3, 6, 6] x) => (float y, float z) {
+            a = Conv(x, w) r = Relu(a) p, q = Split <axis = 1> (r, parts) s = Add(p, q)
+            c = Concat <axis = 1> (p, s, q) y = Conv(c, v) z = Conv(p, u)
+        }""",
+        w=uneven((12, 3, 3, 3), 0, 1),
+        parts=np.array([6, 6]),
+        v=uneven((4, 18, 1, 1), 1, 3),
+        u=uneven((4, 6, 1, 1), 1, 4),
+    )
+    done = assert_rewrites(PASS, model)
+    before = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    scale = (before / weights_of(done)[0])[:, 0, 0, 0]
+    assert (scale[:6] == scale[6:]).all()
+    assert len(np.unique(scale)) > 2
+
+
+def test_one_piece_cannot_be_scaled() -> None:
+    model = build(
+        """(float[N, 3, 6, 6] x) => (float y, float z) {
+            a = Conv(x, w) p, q = Split <axis = 1> (a, parts) r = Relu(p) y = Conv(r, v) z = Tanh(q)
+        }""",
+        w=uneven((12, 3, 3, 3), 0, 1),
+        parts=np.array([6, 6]),
+        v=uneven((4, 6, 1, 1), 1, 3),
+    )
+    done = assert_rewrites(PASS, model)
+    before = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    w = weights_of(done)[0]
+    assert (w[6:] == before[6:]).all()
+    assert (w[:6] != before[:6]).any()
 
 
 def test_channel_shuffle() -> None:
