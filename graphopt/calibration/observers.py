@@ -24,7 +24,7 @@ _FINE: Final = (
     2.0 ** (np.arange(-3, 4) / 32),
     2.0 ** (np.arange(-3, 4) / 128),
 )
-_ELEMENTS: Final = 1 << 17  # of candidates x bins, worked on at once
+_ELEMENTS: Final = 1 << 14  # of candidates x bins, worked on at once
 _MOST_BINS: Final = 8192
 
 
@@ -238,10 +238,16 @@ def _ends(bins: int, least: int) -> Array:
 def _divergences(counts: Float64, starts: Array, ends: Array, groups: int) -> Float64:
     """KL(P || Q) for each range [start, end) of bins, in groups of as equal size as possible."""
     present = (counts > 0).astype(np.float64)
-    mass = np.concatenate([[0.0], np.cumsum(counts)])
-    support = np.concatenate([[0.0], np.cumsum(present)])
     logs = counts * np.log(np.maximum(counts, 1.0))
-    plogp = np.concatenate([[0.0], np.cumsum(logs)])
+    sums = [np.concatenate([[0.0], np.cumsum(terms)]) for terms in (counts, present, logs)]
+    step = max(1, _ELEMENTS // (groups + 1))
+    parts = [slice(i, i + step) for i in range(0, len(starts), step)]
+    return np.concatenate([_divergence(counts, *sums, starts[p], ends[p], groups) for p in parts])
+
+
+def _divergence(
+    counts: Float64, mass: Float64, support: Float64, plogp: Float64, starts: Array, ends: Array, groups: int
+) -> Float64:
     total = mass[-1]
     lengths = ends - starts
     # A range of fewer bins than groups loses nothing: its groups are single bins.

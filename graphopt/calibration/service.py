@@ -8,11 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import onnx
+
+from graphopt import ir
 from graphopt.budget import Score
 from graphopt.calibration.collect import Collector
 from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
+from graphopt.calibration.fingerprint import Fingerprint
+from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.ranges import Choice, RangeBook
 from graphopt.calibration.score import Agreement, Outputs, as_metrics, drops
+from graphopt.calibration.statistics import MinMax
 from graphopt.errors import UserError
+from graphopt.graph.shapes import infer
 from graphopt.io.session_source import SessionSource
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
@@ -28,6 +36,12 @@ _CACHED_STATISTIC: Final = 1 << 20
 _CACHED_STATISTICS: Final = 1 << 26
 _CACHED_OUTPUTS: Final = 32 << 20
 _TEACHERS: Final = 4
+_FLOATS: Final = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
 _HOLD_BACK: Final = 8
 
 
@@ -96,7 +110,7 @@ class CalibrationService:
                 student,
                 teacher,
                 list(missing.values()),
-                lambda most: self._batches(student, self.part, most),
+                lambda most: self._counted(student, most),
                 lambda detail: self._tell("calibrate", f"{detail}{self._of_all()} samples"),
             )
             found |= dict(zip(missing, filled, strict=True))
@@ -115,6 +129,44 @@ class CalibrationService:
         while self._observed_bytes > _CACHED_STATISTICS:
             dropped = self._observed.pop(next(iter(self._observed)))
             self._observed_bytes -= int(getattr(dropped, "nbytes", 0))
+
+    def ranges(
+        self, model: Model, choice: Choice, *, passes: str = "", bins: int = 2048, per_channel: bool = False
+    ) -> RangeBook:
+        """The ranges of all float tensors that the data flows through, those of If and Loop bodies included.
+
+        Args:
+            model: whose tensors are measured.
+            choice: how ranges are chosen.
+            passes: the pipeline that made the model, for the file.
+            bins: of the histograms.
+            per_channel: measure the extremes along axis 1 as well, where there is one.
+
+        Raises:
+            UserError: as for `observe`.
+        """
+        facts = infer(model)
+        wanted: dict[str, tuple[str, bool]] = {}
+        for body in reversed(model.bodies()):  # the main graph first
+            if isinstance(body, ir.Function):
+                continue
+            inputs = [t for t in body.inputs if body is model.graph and t not in body.defaults]
+            computed = (t for node in body.nodes if node.op != "Constant" for t in node.outputs)
+            for tensor in (*inputs, *computed):
+                dtype = facts.dtype(tensor)
+                if dtype in _FLOATS and tensor.name and tensor.name not in wanted:
+                    has_channels = per_channel and len(facts.shape(tensor) or ()) >= 2
+                    wanted[tensor.name] = (onnx.TensorProto.DataType.Name(dtype).lower(), has_channels)
+        requests = [Request(Histogram(bins), (name,)) for name in wanted]
+        ranked = [name for name, (_, has_channels) in wanted.items() if has_channels]
+        requests += [Request(MinMax(axis=1), (name,)) for name in ranked]
+        found = self.observe(model, None, requests)
+        channels = dict(zip(ranked, found[len(wanted) :], strict=True))
+        observed = {
+            name: (dtype, histogram, channels.get(name))
+            for (name, (dtype, _)), histogram in zip(wanted.items(), found[: len(wanted)], strict=True)
+        }
+        return RangeBook.of(Fingerprint.of(model), passes, self._counts[self.part], choice, observed)
 
     # -- scores ------------------------------------------------------------------------------------
 
@@ -221,6 +273,13 @@ class CalibrationService:
 
     # -- running -----------------------------------------------------------------------------------
 
+    def _counted(self, model: Model, most: int) -> Iterator[Batch]:
+        done = 0
+        for batch in self._batches(model, self.part, most):
+            yield batch
+            done += batch.size
+        self._counts[self.part] = done
+
     def _batches(self, model: Model, part: Part, most: int) -> Iterator[Batch]:
         if self._ports is None:
             self._ports = ports_of(model.skeleton())
@@ -311,8 +370,6 @@ def fingerprint_of(source: SessionSource) -> str:
     digest = hashlib.sha256(source.proto)
     spilled = None if source.spill is None else source.spill.path
     if source.folder is not None:
-        import onnx
-
         proto = onnx.ModelProto.FromString(source.proto)
         for path in sorted(_files(proto, source.folder)):
             if path == spilled:
