@@ -1,0 +1,253 @@
+"""Refining one layer, from its moments to new codes, scales and bias; and which layers at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from graphopt.passkit import Array, GraphView, RefusedRewrite
+from graphopt.quantkit import Grid
+from graphopt_passes.quantization._layers import Layer, by_depth
+from graphopt_passes.quantization._moments import LayerMoments, Sums
+from graphopt_passes.quantization._rounding import (
+    Floats,
+    Lattice,
+    Method,
+    Problem,
+    damped,
+    gptq,
+    ideal_weights,
+    solve,
+)
+
+Match = Literal["teacher", "weights"]
+
+# Multiplications of all sweeps together, per sample: some layers of larger models share a sweep.
+_SWEEP_WORK: Final = 1 << 35
+# Sweeps that any model gets.
+_SWEEPS: Final = 4
+# What a dimension that is not known counts for.
+_UNKNOWN_DIM: Final = 32
+# Bytes of moments that are held at a time.
+_HELD: Final = 1 << 29
+# GPTQ's own, for data that cannot be halved.
+GPTQ_DAMPING: Final = 0.01
+# What is tried where no damping is given.
+_DAMPINGS: Final = (0.1, 0.01, 1e-3, 1e-4)
+# Relative decrease of the error below which a layer stays as it is.
+_WORTH: Final = 2e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What a layer becomes.
+
+    Attributes:
+        codes: integers as they are stored.
+        grid: new scales; None for the old ones.
+        shift: what is added to the bias, (G * N,); None for nothing.
+        before, after: squared error over the data.
+        why: the change in words.
+    """
+
+    codes: Array
+    grid: Grid | None
+    shift: Floats | None
+    before: float
+    after: float
+    why: str
+
+
+def refine(
+    layer: Layer,
+    moments: LayerMoments,
+    codes: Array,
+    wanted: Array,
+    *,
+    method: Method = "gptq",
+    damping: float | None = None,
+    sweeps: int = 20,
+    scales: bool = False,
+    shift: bool = False,
+) -> Refined:
+    """New codes for a layer, which have a lower error on the data.
+
+    Args:
+        layer: the layer.
+        moments: of its inputs; the target is the teacher's output if they have it, else that of `wanted`.
+        codes: the stored integers now.
+        wanted: the float weights.
+        method, damping, sweeps: see `RefineWeights`.
+        scales: choose scales as well, if rows do not share them.
+        shift: the mean error is made up for by the bias, so the weights need not care about it.
+
+    Raises:
+        RefusedRewrite: nothing that was tried is better, or the data cannot say.
+    """
+    total = moments.total
+    if not total.count:
+        raise RefusedRewrite("the data has no finite inputs for it")
+    integers = codes.astype(np.int32)
+    lattice = layer.lattice(integers)
+    old = layer.to_rows(integers).astype(np.float64)
+    now = lattice.values(old)
+    floats = layer.to_rows(wanted).astype(np.float64)
+    _check_same_layer(now, floats)
+    if damping is None:
+        damping = _best_damping(moments, lattice, now, floats, shift)
+    error = _Error(total, now, floats, shift)
+    problem = error.problem(lattice, damping)
+    groups = layer.scale_groups() if scales else None
+    solution = solve(problem, method, sweeps=sweeps, groups=groups)
+    fresh = solution.lattice.values(solution.codes)
+    before, after = error.of(now), error.of(fresh)
+    if not after < before * (1 - _WORTH):
+        raise RefusedRewrite(f"{solution.method} does not lower its error on the data")
+    dtype = layer.quantized.grid.type.dtype
+    grid = None if solution.lattice is lattice else layer.with_scales(solution.lattice)
+    return Refined(
+        layer.from_rows(solution.codes).astype(np.int32).astype(dtype),
+        grid,
+        error.shift(fresh).reshape(-1) if shift else None,
+        before,
+        after,
+        f"weights rounded by {solution.method}: SQNR of the output {error.sqnr(before):.1f} -> "
+        f"{error.sqnr(after):.1f} dB",
+    )
+
+
+def _best_damping(moments: LayerMoments, lattice: Lattice, now: Floats, floats: Floats, shift: bool) -> float:
+    """The damping with which weights rounded for one half of the data suit the other half best."""
+    halves = [_Error(half, now, floats, shift) for half in moments.halves if half.count]
+    if len(halves) < 2:
+        return GPTQ_DAMPING
+    found = []
+    for damping in _DAMPINGS:
+        total = 0.0
+        for learned, judged in (halves, halves[::-1]):
+            total += judged.of(lattice.values(gptq(learned.problem(lattice, damping))))
+        found.append(total)
+    return _DAMPINGS[int(np.argmin(found))]
+
+
+class _Error:
+    """The squared error of a layer on data as a function of its weights.
+
+    Args:
+        sums: of the data.
+        now: the weights that the student's outputs were observed with, (G, N, K).
+        floats: the float weights; what outputs should be those of, where no outputs were observed.
+        centered: the mean error does not count: the bias takes it.
+    """
+
+    def __init__(self, sums: Sums, now: Floats, floats: Floats, centered: bool) -> None:
+        self._now, self._floats, self.xx = now, floats, sums.xx
+        self._mean: Floats | None = None
+        self._mean_error: Floats | None = None
+        self._toward_outputs = bool(sums.xd.size)
+        if self._toward_outputs:
+            self._xd, self._dd = sums.xd, float(sums.dd.sum())
+            power = sums.yy - sums.y**2 / sums.count
+        else:
+            # Relative to the float weights' own outputs, everything follows from the inputs.
+            step = floats - now
+            self._xd = np.swapaxes(step @ self.xx, 1, 2)
+            self._dd = float(np.einsum("gkn,gnk->", self._xd, step))
+            power = np.einsum("gnk,gnk->gn", floats @ self.xx, floats)
+        self._power = float(power.sum())
+        if centered and self._toward_outputs:
+            self._mean, self._mean_error = sums.x / sums.count, sums.d / sums.count
+            self.xx = self.xx - sums.x[:, :, None] * self._mean[:, None, :]
+            self._xd = self._xd - sums.x[:, :, None] * self._mean_error[:, None, :]
+            self._dd -= float((sums.d * self._mean_error).sum())
+
+    def problem(self, lattice: Lattice, damping: float) -> Problem:
+        """What to minimize; weights about which the data says little are drawn towards the float ones."""
+        target = self._floats
+        if self._toward_outputs:
+            target = self._now + ideal_weights(self.xx, self._xd, self._floats - self._now, damping)
+        return Problem(damped(self.xx, damping), target, lattice)
+
+    def of(self, weights: Floats) -> float:
+        """The squared error with other weights."""
+        step = weights - self._now
+        linear = float(np.einsum("gkn,gnk->", self._xd, step))
+        return max(0.0, self._dd - 2 * linear + float(np.einsum("gnk,gnk->", step @ self.xx, step)))
+
+    def shift(self, weights: Floats) -> Floats:
+        """What the bias has to move by with other weights, (G, N)."""
+        assert self._mean is not None
+        assert self._mean_error is not None
+        moved: Floats = self._mean_error - np.einsum("gk,gnk->gn", self._mean, weights - self._now)
+        return moved
+
+    def sqnr(self, error: float) -> float:
+        """Power of the output over `error`, in dB."""
+        tiny = np.finfo(np.float64).tiny
+        return 10 * math.log10(max(self._power, tiny) / max(error, tiny * 1e30))
+
+
+def _check_same_layer(now: Floats, floats: Floats) -> None:
+    """Refuse a layer whose channels were scaled since: its outputs are not meant to be the teacher's."""
+    for axis in (1, 2):
+        product = (now * floats).sum(axis=axis)
+        power = (floats**2).sum(axis=axis)
+        similar = product**2 > 0.95 * power * (now**2).sum(axis=axis)
+        ratio = np.divide(product, power, out=np.ones_like(power), where=power > 0)
+        if bool((similar & (power > 0) & ((ratio < 0.6) | (ratio > 1.67)) & (product > 0)).any()):
+            raise RefusedRewrite("its weights are scaled against those of the float model")
+
+
+def plan_sweeps(
+    graph: GraphView, layers: Sequence[Layer], sequential: Literal["auto", "yes", "no"]
+) -> list[list[tuple[Layer, bool]]]:
+    """Which layers are observed in one sweep over the data, in order.
+
+    Args:
+        graph: the body.
+        layers: its layers.
+        sequential: "yes": only layers that do not depend on each other share a sweep; "no": all do; "auto":
+            more of them share one where the work of all sweeps, as far as shapes tell it, would be large.
+
+    Returns:
+        For each sweep the layers, each with whether no other layer of the sweep comes before it.
+    """
+    levels = by_depth(graph, layers)
+    allowed = len(levels)
+    if sequential == "no":
+        allowed = 1
+    elif sequential == "auto":
+        work = sum(layer.work * _positions(graph, layer) for layer in layers)
+        allowed = max(_SWEEPS, _SWEEP_WORK // max(work, 1))
+    per_sweep = -(-len(levels) // max(1, min(allowed, len(levels))))
+    sweeps = []
+    for start in range(0, len(levels), per_sweep):
+        members = levels[start : start + per_sweep]
+        sweeps.append([(layer, rank == 0) for rank, level in enumerate(members) for layer in level])
+    return [part for sweep in sweeps for part in _bounded(sweep)]
+
+
+def _bounded(sweep: list[tuple[Layer, bool]]) -> list[list[tuple[Layer, bool]]]:
+    """The sweep in parts whose moments fit into memory together."""
+    parts: list[list[tuple[Layer, bool]]] = []
+    held = 0
+    for member in sweep:
+        groups, rows, columns = member[0].shape
+        size = 8 * groups * columns * (columns + rows)
+        if not parts or held + size > _HELD:
+            parts.append([])
+            held = 0
+        parts[-1].append(member)
+        held += size
+    return parts
+
+
+def _positions(graph: GraphView, layer: Layer) -> int:
+    """Rows of the layer for one sample, as far as shapes tell."""
+    shape = graph.shape(layer.quantized.node.outputs[0]) or ()
+    known = [d if isinstance(d, int) else _UNKNOWN_DIM for d in shape[1:]]
+    return max(1, math.prod(known) // layer.outputs) if known else 1
