@@ -27,7 +27,13 @@ INTEGER_OPS: Final = frozenset(
     "QLinearLeakyRelu QLinearMatMul QLinearMul QLinearSigmoid QLinearSoftmax QLinearWhere QMoE "
     "GatherBlockQuantized".split()
 )
-_ARITHMETIC: Final = frozenset("Conv ConvTranspose MatMul Gemm".split())
+# What to do about operators that need not be there.
+_INSTEAD: Final = {
+    "BatchNormalization": "fold it into the layer before it (fold-conv-bn) before quantizing",
+    "Clip": "let the range of the quantized output be within its bounds: then it goes away",
+    "Identity": "remove it (remove-identity) before quantizing",
+    "Relu": "let the range of the quantized output start at 0: then it goes away",
+}
 _PLUMBING: Final = frozenset((Q, DQ, "DynamicQuantizeLinear", "Constant", "If", "Loop", "Scan"))
 
 
@@ -108,16 +114,10 @@ def _explained(prediction: Prediction, target: str) -> Prediction:
     node = prediction.node
     if prediction.merged or prediction.eligible:
         return replace(prediction, reason="it becomes part of an operator that stays float")
-    where = {"ort-cuda": "onnxruntime's CUDA provider", "tensorrt": "TensorRT"}.get(
-        target, "onnxruntime's CPU provider"
-    )
-    return replace(
-        prediction,
-        reason=f"{where} has no integer kernel for {node.op}; the conversions around it only cost time",
-        fix="leave it in float, without conversions of its own"
-        if node.op not in _ARITHMETIC
-        else "leave it in float",
-    )
+    who = {"ort-cuda": "onnxruntime's CUDA provider", "tensorrt": "TensorRT"}.get(target, "onnxruntime")
+    fix = _INSTEAD.get(node.op, "leave it in float, without conversions of its own")
+    reason = f"{who} has no integer kernel for {node.op}, so the conversions around it only cost time"
+    return replace(prediction, reason=reason, fix=fix)
 
 
 def is_quantized(view: GraphView, node: Node) -> bool:
