@@ -44,7 +44,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("+ equalize-layers, activations", f"equalize-layers{{criterion=activations}},{PLAIN}"),
     ("+ smooth-activations", f"smooth-activations,{PLAIN}"),
     ("+ smooth-activations, alpha 0.5", f"smooth-activations{{alpha=0.5}},{PLAIN}"),
-    ("+ smooth-activations, with Mul", f"smooth-activations{{insert_mul=true}},{PLAIN}"),
+    ("+ smooth-activations, no Mul", f"smooth-activations{{insert_mul=never}},{PLAIN}"),
     ("+ percentile ranges", "insert-qdq{observer=percentile}"),
     ("+ entropy ranges", "insert-qdq{observer=entropy}"),
     ("+ mse ranges", "insert-qdq{observer=mse}"),
@@ -59,8 +59,8 @@ ROWS: tuple[tuple[str, str], ...] = (
         f"equalize-layers,smooth-activations,{PLAIN},refine-weights,correct-bias",
     ),
     (
-        "smooth with Mul + refine + restore + bias",
-        f"smooth-activations{{insert_mul=true}},{PLAIN},refine-weights,"
+        "equalize + smooth + refine + restore + bias",
+        f"equalize-layers,smooth-activations,{PLAIN},refine-weights,"
         "restore-float{min_cosine=0.99 min_sqnr=15},correct-bias",
     ),
     ("preset int8", "int8"),

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
+from graphopt.passkit import (
+    Array,
+    Node,
+    Numerics,
+    Pass,
+    PassContext,
+    RefusedRewrite,
+    Rewriter,
+    Tensor,
+    UserError,
+)
 from graphopt_passes.quantization._channels import Region
 from graphopt_passes.quantization._noise import read_reader
 from graphopt_passes.quantization._observed import Observed, linear_reads, observe_inputs, region_magnitude
@@ -33,22 +44,22 @@ class SmoothActivations(Pass):
 
     A few channels of an activation that are a hundred times larger than the others leave these with one or
     two of the 256 steps of an 8-bit scale. Dividing each channel of the activation by s_j, and multiplying
-    the weights that read it by s_j, moves the difference to where there is a scale per channel. The
-    division goes into whatever computes the activation: the scale and bias of a LayerNormalization,
-    RMSNormalization, BatchNormalization or Mul, or the weights of the layer before, through every operator
-    that a scale passes (see equalize-layers). All readers of an activation (the projections of queries,
-    keys and values) share one scale.
+    the weights that read it by s_j, moves the difference to where there is a scale per channel. The division
+    goes into whatever computes the activation: the scale and bias of a LayerNormalization, RMSNormalization,
+    BatchNormalization or Mul, or the weights of the layer before, through every operator that a scale passes
+    (see equalize-layers). All readers of an activation (the projections of queries, keys and values) share
+    one scale. Where nothing can take the division, such as in front of the second layer of a feed-forward
+    block with Gelu, a Mul does it: put this pass behind those that would fold it away again.
 
     Xiao et al., "SmoothQuant: accurate and efficient post-training quantization for large language models",
     ICML 2023 (arXiv:2211.10438). `alpha=auto` tries 0.05 ... 0.95 and none at all on each activation, and
     takes what makes the least noise: that of an 8-bit scale per activation and per output channel of the
-    weights, as computed from the observed ranges and mean squares.
+    weights, as expected from the observed ranges and mean squares.
 
-    Refuses when: the activation is a graph input or output, or is computed or read by something that does
-        not pass a
-    scale on (`insert_mul` then puts a Mul in front of the layers instead, an operator more); a weight is
+    Refuses when: less than half of the expected noise would go; no Mul may be inserted and the activation is
+    a graph input or output, or is computed or read by something that does not pass a scale on; a weight is
     not constant; scaled weights are not finite or lose precision in float16; weights with other readers
-    would have to be copied and are large; it takes off less than half of the expected noise.
+    would have to be copied and are large; tensors are in a local function.
     """
 
     name: ClassVar[str] = "smooth-activations"
@@ -58,8 +69,12 @@ class SmoothActivations(Pass):
         default="auto",
         metadata={"help": "share of the difference that moves to the weights, or what is best"},
     )
-    insert_mul: bool = field(
-        default=False, metadata={"help": "a Mul in front of layers whose input nothing else can scale"}
+    insert_mul: Literal["never", "products", "always"] = field(
+        default="products",
+        metadata={
+            "help": "a Mul in front of layers whose input nothing else can scale: of no layer, of "
+            "MatMul and Gemm, or also of Conv and ConvTranspose"
+        },
     )
     exact_scales: bool = field(
         default=True, metadata={"help": "round scales to powers of two, which changes no bit of a product"}
@@ -76,7 +91,7 @@ class SmoothActivations(Pass):
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Smooth what the linear operators of one body read."""
         possible = find_regions(graph)
-        local = local_regions(graph, possible.stuck) if self.insert_mul else []
+        local = local_regions(graph, self._may_insert(possible.stuck))
         served = {port.node for region in local for port in region.ports}
         for node, reason in possible.failed.items():
             if node not in served:
@@ -98,6 +113,11 @@ class SmoothActivations(Pass):
                     rescale(graph, ctx, region, scales, why, insert=insert)
             except RefusedRewrite as refused:
                 graph.refuse(region.root, refused.reason)
+
+    def _may_insert(self, stuck: Sequence[tuple[Node, Tensor]]) -> list[tuple[Node, Tensor]]:
+        if self.insert_mul == "never":
+            return []
+        return [at for at in stuck if self.insert_mul == "always" or at[0].op in ("MatMul", "Gemm")]
 
     def scales(self, graph: Rewriter, region: Region, observed: Observed) -> tuple[Array, str]:
         """log2 of the scales of one region, float64 `(count,)`, all 0 where they are not worth it; why.
