@@ -12,13 +12,16 @@ A pure function of the graph, the target's profile and what the user selected; n
   front of integer operators only, the chain is quantized at its start: fewer bytes are moved.
 - All that reads the result of an integer kernel reads it quantized: a float reader besides would make the
   runtime fall back to float. Nodes that read something float which is quantized for others read the original.
+- Products (Gemm, MatMul) can leave their result in float and still run on integers. They do where that is
+  read in float as well, or split into parts that are better off with a range each.
+- The product with a positive number has the grid of what is multiplied, scaled, so that nothing is rounded.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +32,7 @@ from graphopt.quantization.plan_nodes import (
     Unfit,
     absorbed_bounds,
     glue_data,
+    is_broken,
     moves_only,
     read_core,
 )
@@ -75,10 +79,12 @@ class Group:
         sources: those whose values decide the range; the others hold only values of theirs.
         bounds: outside of which there are no values, and which the grid must not exceed: what a Relu or
             Clip leaves out.
+        scaled: the tensor, and the number times which it is the only source.
     """
 
     sources: list[Tensor] = field(default_factory=list)
     bounds: tuple[float, float] | None = None
+    scaled: tuple[Tensor, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +184,11 @@ class _Planner:
                 if unfit.reason is not None:
                     self.reasons[node] = unfit.reason
                 return
+            if any(self._reads_broken(node.inputs[slot]) for slot in core.data):
+                self.reasons[node] = (
+                    "onnxruntime's integer kernel for the average pool in front of it is broken"
+                )
+                return
             self.core[node] = core
             self._note_result(node, core.end)
         elif node.op in profile.glue and self.selection.takes(node):
@@ -186,6 +197,14 @@ class _Planner:
             if data is not None and self.maker.get(node.outputs[0]) is None:
                 self.glue[node] = data
                 self._note_result(node, node)
+
+    def _reads_broken(self, tensor: Tensor) -> bool:
+        """Whether quantizing `tensor` would make a kernel that does not work of the node in front of it."""
+        while True:
+            producer = self.graph.producer(tensor)
+            if producer is None or not self._moves(producer):
+                return producer is not None and is_broken(self.graph, producer)
+            tensor = producer.inputs[0]
 
     def _note_result(self, node: Node, end: Node) -> None:
         tensor = end.outputs[0]
@@ -228,14 +247,18 @@ class _Planner:
             return "not all that it reads is computed on integers" if to_integer else ""
         if not to_integer:
             return "nothing that reads its result runs on integers"
-        if to_float and "optional" in kinds:
-            return "its operands are products in float precision, and its result is read in float as well"
+        if "optional" in kinds:
+            if to_float:
+                return "its operands are products in float precision, and its result is read in float as well"
+            if node.op not in ("Add", "Concat") and self._factor(node) is None:
+                return "its operands are products in float precision"
         return None
 
     # -- questions -----------------------------------------------------------------------------------
 
     def _kind(self, tensor: Tensor) -> Kind:
         """How `tensor` is computed: quantized at any rate, possibly, not at all, or it is a constant."""
+        split = False
         while True:
             if self.graph.is_constant(tensor):
                 return "const"
@@ -244,11 +267,36 @@ class _Planner:
                 core = self.core.get(node)
                 if core is None or not core.output_optional:
                     return "always"
-                return "optional" if core.pairs_output else "float"
+                return "optional" if not split and self._pairs_product(node, core) else "float"
             producer = self.graph.producer(tensor)
             if producer is None or not self._moves(producer):
                 return "float"
+            split |= producer.op == "Split"
             tensor = producer.inputs[0]
+
+    def _pairs_product(self, node: Node, core: Core) -> bool:
+        """Whether the result of a product is quantized."""
+        if not core.pairs_output:
+            return False
+        result = self.result[node]
+        to_integer, to_float = self._read_by(result, parts=False)
+        # What reads it quantized right there takes the choice away: float readers besides cost the kernel.
+        return to_integer and (not to_float or any(self._is_data(*u) for u in self.graph.uses(result)))
+
+    def _is_data(self, node: Node, slot: int) -> bool:
+        core = self.core.get(node)
+        return (core is not None and slot in core.data) or slot in self.glue.get(node, ())
+
+    def _factor(self, node: Node) -> float | None:
+        """The positive number that a Mul multiplies with, None for other nodes."""
+        if node.op != "Mul":
+            return None
+        for slot in (0, 1):
+            value = self.graph.scalar(node.inputs[slot])
+            rank, other = self.graph.rank(node.inputs[slot]), self.graph.rank(node.inputs[1 - slot])
+            if value is not None and value > 0 and rank is not None and other is not None and rank <= other:
+                return float(value)
+        return None
 
     def _moves(self, node: Node) -> bool:
         found = self.moving.get(node)
@@ -256,18 +304,20 @@ class _Planner:
             found = self.moving[node] = self.graph.is_live(node) and moves_only(self.graph, node)
         return found
 
-    def _read_by(self, tensor: Tensor) -> tuple[bool, bool]:
-        """Whether integer operators read `tensor`, and whether others do; also past what moves elements."""
+    def _read_by(self, tensor: Tensor, *, parts: bool = True) -> tuple[bool, bool]:
+        """Whether integer operators read `tensor`, and whether others do; also past what moves elements.
+
+        Without `parts` a Split is among the others.
+        """
         to_integer = to_float = False
         stack = [tensor]
         while stack:
             t = stack.pop()
             to_float |= self.graph.is_output(t)
             for node, slot in self.graph.uses(t):
-                core = self.core.get(node)
-                if (core is not None and slot in core.data) or slot in self.glue.get(node, ()):
+                if self._is_data(node, slot):
                     to_integer = True
-                elif slot == 0 and self._moves(node):
+                elif slot == 0 and self._moves(node) and (parts or node.op != "Split"):
                     stack.extend(o for o in node.outputs if o.name and self.graph.is_read(o))
                 else:
                     to_float = True
@@ -291,17 +341,21 @@ class _Planner:
         readers = [self._read_by(t) for t in outputs]
         if not any(to_integer for to_integer, _ in readers):
             return None
-        if self._kind(node.inputs[0]) == "float" and any(to_float for _, to_float in readers):
-            return None
+        if self._kind(node.inputs[0]) == "float":
+            maker = self.maker.get(node.inputs[0])
+            core = None if maker is None else self.core.get(maker)
+            if node.op == "Split" or any(to_float for _, to_float in readers):
+                return None
+            if core is not None and core.pairs_output:
+                return None  # a product that is read in float as well: nothing may read it quantized
         return Planned(node, (0,), (), None, outputs)
 
     def _core_output(self, node: Node, core: Core) -> tuple[Tensor, ...]:
         if not self.profile.output_pairs:
             return ()
-        result = self.result[node]
-        if core.output_optional and not (core.pairs_output and self._read_by(result)[0]):
+        if core.output_optional and not self._pairs_product(node, core):
             return ()
-        return (result,)
+        return (self.result[node],)
 
     def _groups(self, planned: Mapping[Node, Planned]) -> dict[Tensor, Group]:
         leader: dict[Tensor, Tensor] = {}
@@ -328,10 +382,14 @@ class _Planner:
             groups[t] = group
             if t not in moved:
                 group.sources.append(t)
-                if t in self.bounds and any(t is o for p in self._makers(t, planned) for o in p.outputs):
-                    group.bounds = self.bounds[t]
+                source = self.maker.get(t)
+                maker = None if source is None else planned.get(source)
+                if maker is not None and any(t is o for o in maker.outputs):
+                    group.bounds = self.bounds.get(t)
+                    factor = self._factor(maker.node)
+                    if maker.constants and factor is not None and group.bounds is None:
+                        group.scaled = maker.node.inputs[maker.data[0]], factor
+        for group in by_leader.values():
+            if len(group.sources) > 1:
+                group.scaled = None
         return groups
-
-    def _makers(self, tensor: Tensor, planned: Mapping[Node, Planned]) -> Iterable[Planned]:
-        node = self.maker.get(tensor)
-        return () if node is None or node not in planned else (planned[node],)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,11 @@ class Core:
         axis: the weight's axis with a scale per index, where scales per channel are asked for; None where
             the kernel takes one scale only.
         unsigned_weight: the weight is the left operand, which has to be unsigned like activations.
-        bias: node and slot that read the bias; None without one.
-        integer_bias: the bias has to be int32 for the integer kernel, or may be.
+        bias: node and slot that read the bias, one number per output; None without one.
         end: the node that computes the result: the Add behind a MatMul that the runtime merges into it.
         output_optional: it has an integer kernel without a quantized output too.
         pairs_output: the output can be quantized in the same kernel.
+        bias_apart: the third operand of a Gemm is none that the kernel takes: it is added behind the kernel.
     """
 
     data: tuple[int, ...]
@@ -45,10 +45,10 @@ class Core:
     axis: int | None
     unsigned_weight: bool
     bias: tuple[Node, int] | None
-    integer_bias: bool
     end: Node
     output_optional: bool
     pairs_output: bool = True
+    bias_apart: bool = False
 
 
 def is_quantized(graph: GraphView, node: Node) -> bool:
@@ -98,7 +98,7 @@ def _conv(graph: GraphView, node: Node) -> Core:
     axis: int | None = 0
     if node.op == "ConvTranspose":
         axis = 1 if graph.attr(node, "group") in (None, 1) else None
-    return Core((0,), 1, axis, False, bias, False, node, False)
+    return Core((0,), 1, axis, False, bias, node, False)
 
 
 def _constant_bias(graph: GraphView, node: Node, slot: int) -> tuple[Node, int] | None:
@@ -117,67 +117,70 @@ def _gemm(graph: GraphView, node: Node) -> Core:
         raise Unfit("all that it reads is constant")
     if graph.attr(node, "alpha") != 1.0:
         raise Unfit("its alpha is not 1, which the integer kernel does not take (normalize-gemm folds it)")
-    bias = _constant_bias(graph, node, 2)
+    bias = graph.input(node, 2)
+    if bias is not None and graph.attr(node, "beta") != 1.0:
+        raise Unfit("its beta is not 1, which the integer kernel does not take (normalize-gemm folds it)")
+    place, apart = None, False
     if bias is not None:
-        if graph.attr(node, "beta") != 1.0:
-            raise Unfit("its beta is not 1, which the integer kernel does not take (normalize-gemm folds it)")
-        shape = graph.static_shape(node.inputs[2]) or ()
-        if any(d != 1 for d in shape[:-1]) or not shape:
-            raise Unfit(f"its bias {node.inputs[2].name} is not one number per column")
-        columns = graph.shape(graph.output(node, 0))
-        if shape[-1] == 1 and (columns is None or columns[-1] != 1):
-            raise Unfit(f"its bias {node.inputs[2].name} is not one number per column")
+        apart = not _is_per_column(graph, bias, node.outputs[0])
+        place = None if apart else (node, 2)
     if constant[1]:
-        return Core((0,), 1, 0 if flags[1] else 1, False, bias, True, node, True)
-    if constant[0]:
-        return Core((1,), 0, None, True, bias, True, node, True)
-    return Core((0, 1), None, None, False, bias, True, node, True)
+        data, weight, axis = (0,), 1, 0 if flags[1] else 1
+    elif constant[0]:
+        data, weight, axis = (1,), 0, None
+    else:
+        return Core((0, 1), None, None, False, place, node, True, not apart, apart)
+    return Core(data, weight, axis, weight == 0, place, node, True, not apart, apart)
 
 
 def _matmul(graph: GraphView, node: Node) -> Core:
     constant = [graph.is_constant(t) for t in node.inputs[:2]]
     if all(constant):
         raise Unfit("all that it reads is constant")
-    ranks = [graph.rank(t) for t in node.inputs[:2]]
     if constant[1]:
         # A stack of matrices with a scale per column makes the kernel fail when it runs.
-        data, weight, axis = (0,), 1, 1 if ranks[1] == 2 else None
+        axis = 1 if graph.rank(node.inputs[1]) == 2 else None
+        core = Core((0,), 1, axis, False, None, node, True)
     elif constant[0]:
-        data, weight, axis = (1,), 0, None
+        core = Core((1,), 0, None, True, None, node, True)
     else:
-        core = Core((0, 1), None, None, False, None, False, node, True)
-        return core
-    place = _bias_behind(graph, node)
-    if place is None:
-        return Core(data, weight, axis, weight == 0, None, False, node, True)
-    if weight == 0 or not _is_merged(graph, node):
-        # The Add stays apart and in float: what follows it is quantized for its own sake.
-        return Core(data, weight, axis, weight == 0, None, False, node, True, pairs_output=False)
-    return Core(data, weight, axis, False, place, True, place[0], True)
-
-
-def _bias_behind(graph: GraphView, node: Node) -> tuple[Node, int] | None:
-    """The Add of one constant per column that alone reads the product."""
+        core = Core((0, 1), None, None, False, None, node, True)
     add = graph.sole_consumer(node.outputs[0])
     if add is None or not graph.is_op(add, "Add") or len(add.inputs) != 2 or not graph.is_live(add):
-        return None
+        return core
     slot = 1 if add.inputs[0] is node.outputs[0] else 0
-    shape = graph.static_shape(add.inputs[slot])
-    columns = graph.shape(node.outputs[0])
-    if not graph.is_constant(add.inputs[slot]) or not columns or shape is None:
-        return None
-    return (add, slot) if shape == (columns[-1],) else None
+    per_column = _is_per_column(graph, add.inputs[slot], node.outputs[0])
+    if not _is_merged(graph, node, add.inputs[slot]):
+        # The Add stays apart and in float: what follows it is quantized for its own sake.
+        return replace(core, pairs_output=not per_column)
+    if not per_column:
+        raise Unfit(
+            "onnxruntime makes a Gemm in float of it and the Add behind it, whose other operand is not one "
+            "constant per column (with fuse-matmul-add before, the two are kept apart)"
+        )
+    return replace(core, bias=(add, slot), end=add)
 
 
-def _is_merged(graph: GraphView, node: Node) -> bool:
-    """Whether onnxruntime makes one Gemm of this MatMul and the Add behind it.
+def _is_per_column(graph: GraphView, bias: Tensor, product: Tensor) -> bool:
+    """Whether `bias` is constant, with one number for each column of `product`."""
+    shape, columns = graph.static_shape(bias), graph.shape(product)
+    if not graph.is_constant(bias) or not shape or not columns:
+        return False
+    return shape[-1] == columns[-1] and len(shape) <= len(columns) and all(d == 1 for d in shape[:-1])
+
+
+def _is_merged(graph: GraphView, node: Node, addend: Tensor) -> bool:
+    """Whether onnxruntime makes one Gemm of this MatMul and the Add of `addend` behind it.
 
     It does so for matrices, and for stacks of them whose dims it knows. The Gemm has an integer kernel if its
     bias is int32, or if its output is quantized.
     """
-    if graph.rank(node.inputs[1]) != 2:
+    ranks, rank = [graph.rank(t) for t in node.inputs[:2]], graph.rank(addend)
+    if ranks[1] != 2 or rank is None:
         return False
-    return graph.rank(node.inputs[0]) == 2 or graph.static_shape(node.inputs[0]) is not None
+    if ranks[0] == 2:
+        return rank in (1, 2) or (rank == 0 and not graph.is_constant(addend))
+    return graph.static_shape(node.inputs[0]) is not None and rank == 1
 
 
 # -- operators between those ---------------------------------------------------------------------------
@@ -198,16 +201,19 @@ def glue_data(graph: GraphView, node: Node, profile: Profile) -> tuple[int, ...]
             return None
     if all(graph.is_constant(node.inputs[s]) for s in slots):
         return None
-    return slots if _runs_as(graph, node) else None
+    return None if is_broken(graph, node) else slots
 
 
-def _runs_as(graph: GraphView, node: Node) -> bool:
-    if node.op != "AveragePool":
-        return True
-    # Dilations make a model that does not load; the other two together give wrong averages at the border.
-    if "dilations" in node.attrs:
+def is_broken(graph: GraphView, node: Node) -> bool:
+    """Whether onnxruntime would make a kernel of `node` that does not work, between quantized tensors.
+
+    With dilations an average pool becomes a model that does not load. Where the last window may reach past
+    the padding, which counts, its averages are wrong.
+    """
+    if not graph.is_op(node, "AveragePool"):
         return False
-    return not (graph.attr(node, "ceil_mode") and graph.attr(node, "count_include_pad"))
+    over = bool(graph.attr(node, "ceil_mode")) and bool(graph.attr(node, "count_include_pad"))
+    return "dilations" in node.attrs or over
 
 
 def is_finite(graph: GraphView, constant: Constant) -> bool:
@@ -228,7 +234,8 @@ def moves_only(graph: GraphView, node: Node) -> bool:
         return _text(graph.attr(node, "mode")) == "nearest" and graph.input(node, 1) is None
     if node.op == "MaxPool":
         return graph.output(node, 1) is None
-    return True
+    # Of a Split the kernel for integers needs every part to be quantized.
+    return node.op != "Split" or all(t.name and graph.is_read(t) for t in node.outputs)
 
 
 def _text(value: Any) -> str:

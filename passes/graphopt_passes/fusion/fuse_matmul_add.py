@@ -23,7 +23,8 @@ class FuseMatMulAdd(NodePass):
     to `(M, N)` and nothing to it.
 
     Refuses when: the product's output has another reader or is a graph output; an operand is not known to
-    be a matrix (a stack of matrices has no Gemm); `c` is not known to broadcast to the product.
+    be a matrix (a stack of matrices has no Gemm); `c` is not known to broadcast to the product; the product
+    is quantized already.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
@@ -42,6 +43,9 @@ class FuseMatMulAdd(NodePass):
                 continue
             if before.op == "MatMul" and 2 != graph.rank(product) is not None:
                 continue  # a stack of matrices, or a vector: not a near miss
+            if graph.producer_op(before.inputs[0], "DequantizeLinear"):
+                refusal = RefusedRewrite("the product is quantized: it is placed for integer kernels")
+                continue
             try:
                 if absorbed(graph, node, product, before.op) is not None:
                     self._rewrite(node, read_gemm(graph, before), product, bias, graph)

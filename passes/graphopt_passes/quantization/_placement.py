@@ -47,7 +47,7 @@ class Formats:
     per_channel: bool = True
     reduce_range: bool = False
     power_of_two: bool = False
-    weight_method: WeightMethod = "mse"
+    weight_method: WeightMethod = "minmax"
     integer_bias: bool = True
 
 
@@ -138,6 +138,10 @@ class Placer:
             self._quantize_constant(node, slot)
         if weight is not None and planned.core is not None and planned.core.weight is not None:
             self.graph.set_input(node, planned.core.weight, weight.tensor)
+        if planned.core is not None and planned.core.bias_apart:
+            bias = node.inputs[2]
+            self.graph.set_input(node, 2, None)
+            self.graph.insert_behind(node.outputs[0], [("Add", [bias], {})])
         self._bias(planned, list(grids.values()), weight)
         for tensor in planned.outputs:
             self._quantize_output(tensor)
@@ -153,7 +157,7 @@ class Placer:
     def _grid(self, group: Group) -> tuple[Grid, Constant, Constant]:
         found = self._grids.get(group)
         if found is None:
-            grid = activation_grid(group, self.ranges, self.formats)
+            grid = self._new_grid(group)
             name = group.sources[0].name
             found = self._grids[group] = (
                 grid,
@@ -161,6 +165,16 @@ class Placer:
                 self.graph.new_constant(f"{name}_zero_point", grid.zero_points()),
             )
         return found
+
+    def _new_grid(self, group: Group) -> Grid:
+        if group.scaled is None:
+            return activation_grid(group, self.ranges, self.formats)
+        tensor, factor = group.scaled
+        base = self._grid(self.plan.groups[tensor])[0]
+        scale = np.float32(factor) * base.scale
+        if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny or self.formats.power_of_two:
+            return activation_grid(group, self.ranges, self.formats)
+        return Grid(base.type, np.asarray(scale, np.float32), base.zero_point)
 
     def _quantize_input(self, node: Node, slot: int) -> None:
         tensor = node.inputs[slot]

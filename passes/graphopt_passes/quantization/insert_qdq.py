@@ -53,7 +53,7 @@ class InsertQDQ(Pass):
             batches' ranges; percentile: see below; entropy: least Kullback-Leibler divergence; mse: least
             mean squared error.
         percentile: how much of the values a range holds, in percent.
-        weight_method: how scales of weights are chosen: least mean squared error, or all values.
+        weight_method: how scales of weights are chosen: all values (minmax), or least squared error (mse).
         power_of_two: scales are powers of two, for fixed-point arithmetic.
         bias: int32 in units of the product, or float; "auto" is the target's.
         reduce_range: weights of 7 bits; "auto" on x86 processors without VNNI, whose sums of 8-bit products
@@ -72,7 +72,7 @@ class InsertQDQ(Pass):
     symmetric: bool | Literal["auto"] = "auto"
     observer: Observer = "minmax"
     percentile: float = field(default=99.99, metadata={"help": "with observer=percentile"})
-    weight_method: WeightMethod = "mse"
+    weight_method: WeightMethod = "minmax"
     power_of_two: bool = False
     bias: Literal["auto", "int32", "float"] = "auto"
     reduce_range: bool | Literal["auto"] = "auto"

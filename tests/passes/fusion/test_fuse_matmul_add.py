@@ -122,3 +122,10 @@ def test_if_body_and_opsets(build: Any, opset: int) -> None:
 def test_broadcasting_by_attribute_is_left_alone(build: Any) -> None:
     body = BODY.replace("Add(t", "Add <broadcast=1> (t")
     assert not apply(PASS, build(body, opset=6, w=(4, 3), b=(3,))).journal.changes
+
+
+def test_a_quantized_product_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 2] y)
+        <float s = {0.1}, uint8 z = {128}, float[2, 2] w = {1, 2, 3, 4}, float[2] b = {1, 2}>
+        { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) p = MatMul(d, w) y = Add(p, b) }"""
+    assert_refuses(FuseMatMulAdd(), text, "quantized")
