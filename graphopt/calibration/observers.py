@@ -239,10 +239,12 @@ def _divergences(counts: Float64, starts: Array, ends: Array, groups: int) -> Fl
     """KL(P || Q) for each range [start, end) of bins, in groups of as equal size as possible."""
     present = (counts > 0).astype(np.float64)
     logs = counts * np.log(np.maximum(counts, 1.0))
-    sums = [np.concatenate([[0.0], np.cumsum(terms)]) for terms in (counts, present, logs)]
+    mass, support, plogp = (np.concatenate([[0.0], np.cumsum(terms)]) for terms in (counts, present, logs))
     step = max(1, _ELEMENTS // (groups + 1))
     parts = [slice(i, i + step) for i in range(0, len(starts), step)]
-    return np.concatenate([_divergence(counts, *sums, starts[p], ends[p], groups) for p in parts])
+    return np.concatenate(
+        [_divergence(counts, mass, support, plogp, starts[p], ends[p], groups) for p in parts]
+    )
 
 
 def _divergence(

@@ -36,6 +36,8 @@ _CACHED_STATISTIC: Final = 1 << 20
 _CACHED_STATISTICS: Final = 1 << 26
 _CACHED_OUTPUTS: Final = 32 << 20
 _TEACHERS: Final = 4
+_LEAST_SLICE: Final = 16 << 20
+_MOST_SLICE: Final = 256 << 20
 _FLOATS: Final = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -54,7 +56,8 @@ class CalibrationService:
         threads: threads within an operator; None for as many as there are cores.
         max_batch: most samples at a time.
         metric: the user's task metric, see `Metric`.
-        slice_bytes: most bytes of observed values at a time.
+        slice_bytes: most bytes of observed values at a time; by default half of what the weights take, but
+            16 MiB at least and 256 MiB at most.
         tell: called with a stage and a detail as work goes on.
         part: which samples `observe` takes.
     """
@@ -67,7 +70,7 @@ class CalibrationService:
         threads: int | None = None,
         max_batch: int = 32,
         metric: Metric | None = None,
-        slice_bytes: int = 64 << 20,
+        slice_bytes: int | None = None,
         tell: Callable[[str, str], None] = lambda stage, detail: None,
         part: Part = "calibration",
     ) -> None:
@@ -75,7 +78,7 @@ class CalibrationService:
         self.threads = threads or 0
         self.max_batch = max_batch
         self._tell = tell
-        self._collector = Collector(provider, self.threads, max_batch, slice_bytes)
+        self._slice_bytes = slice_bytes
         self._ports: tuple[list[Port], list[Port]] | None = None
         self._observed: dict[Hashable, Any] = {}
         self._observed_bytes = 0
@@ -106,7 +109,8 @@ class CalibrationService:
         missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._observed}
         found: dict[Hashable, Any] = {k: self._observed[k] for k in keys if k in self._observed}
         if missing:
-            filled = self._collector.collect(
+            size = self._slice_bytes or min(max(student.nbytes // 2, _LEAST_SLICE), _MOST_SLICE)
+            filled = Collector(self.provider, self.threads, self.max_batch, size).collect(
                 student,
                 teacher,
                 list(missing.values()),

@@ -82,7 +82,7 @@ def test_answers_are_cached_and_stay_what_they_were():
     small, x = model(SMALL), samples()
     asked = service(small, {"x": x})
     first = asked.observe(small, None, [Request(Moments(), ("a",))])[0]
-    asked._collector = None  # nothing may run any more
+    asked.dataset = None  # nothing may run any more
     again = asked.observe(model(SMALL), None, [Request(Moments(), ("a",))])[0]
     assert again.sum[0] == first.sum[0]
     again.update(np.full(3, 1e6))
