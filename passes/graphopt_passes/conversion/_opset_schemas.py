@@ -29,7 +29,7 @@ _NEUTRAL: Final[dict[str, frozenset[str]]] = {
         "ArgMax": "select_last_index",
         "ArgMin": "select_last_index",
         "Attention": "left_window_size right_window_size",
-        "AveragePool": "ceil_mode dilations",
+        "AveragePool": "ceil_mode count_include_pad dilations",
         "BatchNormalization": "training_mode",
         "Cast": "saturate round_mode",
         "CastLike": "saturate round_mode",
@@ -56,10 +56,7 @@ _NEUTRAL: Final[dict[str, frozenset[str]]] = {
 # Outputs whose type used to be tied to an input, and is so still by default.
 _STILL_TIED: Final = frozenset({("DequantizeLinear", 0)})
 # The signature is the same; the meaning is not.
-_REDEFINED: Final = {
-    ("OneHot", 11): "negative indices count from the end since opset 11",
-    ("PRelu", 7): "slopes are broadcast from the last axis since opset 7",
-}
+_REDEFINED: Final = {("OneHot", 11): "negative indices count from the end since opset 11"}
 
 
 @dataclass(frozen=True)

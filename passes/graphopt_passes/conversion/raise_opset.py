@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import onnx
 
 from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
-from graphopt_passes.conversion import _opset_adapters, _opset_resize
+from graphopt_passes.conversion import _opset_adapters, _opset_legacy, _opset_resize
 from graphopt_passes.conversion._opset_adapters import Step
 from graphopt_passes.conversion._opset_schemas import (
     REVIEWED,
@@ -19,7 +19,7 @@ from graphopt_passes.conversion._opset_schemas import (
 )
 
 TYPE_NAMES: Final = {v: k.lower() for k, v in onnx.TensorProto.DataType.items()}
-ADAPTERS: Final = {**_opset_adapters.ADAPTERS, **_opset_resize.ADAPTERS}
+ADAPTERS: Final = {**_opset_adapters.ADAPTERS, **_opset_resize.ADAPTERS, **_opset_legacy.ADAPTERS}
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class RaiseOpset(Pass):
     dims is flattened, Upsample becomes Resize. All of it happens, or nothing does.
 
     Refuses when: an operator is gone, or changed in a way that this node cannot be adapted to (the node is
-    named; there are adapters for what changed after opset 7); training information has operators of its
-    own; a node to adapt is kept. Models that are new enough are left alone.
+    named; there are adapters for nearly all that changed since opset 6); training information has
+    operators of its own; a node to adapt is kept. Models that are new enough are left alone.
     """
 
     name: ClassVar[str] = "raise-opset"
