@@ -15,6 +15,7 @@ from graphopt_passes.quantization._precision import FLOAT, HalfFormat, rounding_
 
 # Smaller initializers are not worth a Cast.
 _LEAST_STORED: Final = 1 << 10
+_QUANTIZING: Final = ("DequantizeLinear", "QuantizeLinear")
 # Samples on which groups of nodes are compared; the outcome is measured on all of them.
 _SEARCH_SAMPLES: Final = 64
 
@@ -99,6 +100,8 @@ class ConvertHalf(Pass):
                 continue
             if graph.is_output(constant) or graph.keeps(constant):
                 continue
+            if any(graph.is_op(node, *_QUANTIZING) for node in readers):
+                continue  # runtimes look for scales that are initializers
             values = graph.array(constant)
             assert values is not None
             reason = rounding_of(values, self.format).trouble()

@@ -33,6 +33,19 @@ _FLOATS: Final = frozenset(
         onnx.TensorProto.DOUBLE,
     )
 )
+_COUNTS: Final = frozenset(
+    int(t)
+    for t in (
+        onnx.TensorProto.INT32,
+        onnx.TensorProto.INT64,
+        onnx.TensorProto.UINT32,
+        onnx.TensorProto.UINT64,
+    )
+)
+# Constants of as many elements are learned rather than written down.
+_LEARNED: Final = 1 << 10
+# Max broadcasts since this opset.
+_MAX_BROADCASTS: Final = 8
 # Squares of their inputs are summed before a root or a logarithm makes them small again.
 _SQUARES: Final = frozenset({"LpNormalization", "ReduceL2"})
 
@@ -183,7 +196,9 @@ def _clamped(
     graph: GraphView, node: Node, slots: HalfSlots, known: _Known, wide: set[Tensor]
 ) -> tuple[int, ...]:
     """Slots of an Add or Where into a Softmax that fill masked places with very negative numbers."""
-    if not graph.is_op(node, "Add", "Where") or reaches_softmax_only(graph, node.outputs[0]) is None:
+    if not graph.is_op(node, "Add", "Where") or graph.opset < _MAX_BROADCASTS:
+        return ()
+    if reaches_softmax_only(graph, node.outputs[0]) is None:
         return ()
     return tuple(
         s
@@ -193,21 +208,26 @@ def _clamped(
 
 
 def _exact_numbers(graph: GraphView) -> set[Tensor]:
-    """Floats that are computed from integers and constants alone: positions, counts, masks."""
+    """Floats that are computed from 32- or 64-bit integers and constants alone: positions, counts, masks.
+
+    Up to where a learned weight multiplies them: from there on they are features. (Rotary embeddings
+    multiply positions by some dozens of frequencies.)
+    """
     found: set[Tensor] = set()
     for node in graph.nodes():
         if not graph.is_op(node, node.op) or any(True for _ in node.bodies()):
             continue
         floats = [t for t in node.inputs if t.name and graph.dtype(t) in _FLOATS]
         if graph.is_op(node, "Cast"):
-            source = graph.dtype(node.inputs[0])
-            derived = source is not None and source not in _FLOATS
+            derived = graph.dtype(node.inputs[0]) in _COUNTS
         elif graph.is_op(node, "Range"):
             derived = True
         else:
+            constants = [c for t in floats if (c := graph.constant(t)) is not None]
             derived = any(t in found for t in floats) and all(
                 t in found or graph.is_constant(t) for t in floats
             )
+            derived &= node.op not in HEAVY or all(c.nbytes < 4 * _LEARNED for c in constants)
         if derived:
             found.update(t for t in node.outputs if t.name)
     return found

@@ -357,6 +357,30 @@ def test_positions_are_counted_in_float32() -> None:
     assert sum("it counts" in r for r in done.reasons) == 2
 
 
+def test_rotary_frequencies_are_multiplied_in_float32() -> None:
+    before = model(
+        """(float[1, 4, 8] x, int64[1, 1, 4] i) => (float[1, 4, 8] y) {
+            p = Cast<to = 1>(i) t = MatMul(f, p) a = Transpose<perm = [0, 2, 1]>(t) c = Cos(a)
+            h = MatMul(x, w) y = Mul(h, c)
+        }""",
+        f=normal(1, 8, 1),
+        w=normal(8, 8),
+    )
+    assert half_ops(converted(before)) == {"MatMul": 1, "Mul": 1}
+
+
+@pytest.mark.parametrize("pixel", ["uint8", "int32"])
+def test_pixels_are_no_counts_behind_the_first_layer(pixel: str) -> None:
+    before = model(
+        f"""({pixel}[1, 3, 8, 8] i) => (float[1, 64, 8, 8] y) <float mean = {{127}}, float scale = {{58}}> {{
+            f = Cast<to = 1>(i) c = Sub(f, mean) x = Div(c, scale) a = Conv<pads = [1, 1, 1, 1]>(x, w) y = Relu(a)
+        }}""",
+        w=normal(64, 3, 3, 3),
+    )
+    expected = {"Conv": 1, "Relu": 1}
+    assert half_ops(converted(before)) == (expected | {"Sub": 1, "Div": 1} if pixel == "uint8" else expected)
+
+
 # -- what stays because of what was measured -----------------------------------------------------------
 
 
@@ -448,6 +472,15 @@ def test_weights_that_stay() -> None:
     done = assert_refuses(ConvertFp16(storage="weights"), before, "overflow")
     assert any("so small" in r for r in done.reasons)
     assert_refuses(ConvertFp16(storage="weights", keep=("MatMul", "y")), mlp())
+
+
+def test_scales_of_quantization_stay_initializers() -> None:
+    before = model(
+        "(float[2, 1024] x) => (float[2, 1024] y) { q = DequantizeLinear<axis = 0>(w, s) y = MatMul(x, q) }",
+        w=RNG.integers(-9, 9, (1024, 1024)).astype(np.int8),
+        s=np.full(1024, 0.01, np.float32),
+    )
+    assert_refuses(ConvertFp16(storage="weights"), before)
 
 
 # -- bfloat16 ------------------------------------------------------------------------------------------
