@@ -14,6 +14,7 @@ from graphopt.calibration.statistics import AbsMax, MeanDifference, MinMax, Mome
 from graphopt.pipeline.base import Watch
 from graphopt.pipeline.search import Point, Search, noise, spare_least
 from graphopt.pipeline.services import Statistic
+from graphopt.quantization.cost import Expectation, LayerShape, expected_gain, layer_shape
 from graphopt.quantization.grid import (
     QUANT_TYPES,
     Grid,
@@ -24,6 +25,7 @@ from graphopt.quantization.grid import (
     reduced,
     weight_grid,
 )
+from graphopt.quantization.kernels import Prediction, predict
 from graphopt.quantization.plan import Group, Implies, Plan, Planned, Selection, make_plan
 from graphopt.quantization.profiles import Profile, get_profile, saturates
 
@@ -32,12 +34,14 @@ __all__ = [
     "AbsMax",
     "Budget",
     "CrossGram",
+    "Expectation",
     "Exploration",
     "Gram",
     "Grid",
     "Group",
     "Histogram",
     "Implies",
+    "LayerShape",
     "MeanDifference",
     "MinMax",
     "Moments",
@@ -45,6 +49,7 @@ __all__ = [
     "Plan",
     "Planned",
     "Point",
+    "Prediction",
     "Profile",
     "QuantType",
     "RangeMethod",
@@ -56,10 +61,13 @@ __all__ = [
     "Tradeoff",
     "Watch",
     "WeightMethod",
+    "expected_gain",
     "get_profile",
     "grid_for_range",
+    "layer_shape",
     "make_plan",
     "noise",
+    "predict",
     "quant_type",
     "range_of",
     "reduced",
