@@ -97,6 +97,7 @@ class RangeBook:
     choice: Choice
     tensors: Mapping[str, TensorRange]
     path: str = field(default="", compare=False)
+    _checked: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -126,13 +127,19 @@ class RangeBook:
         return None if found is None else (found.low, found.high)
 
     def check(self, model: Model) -> None:
-        """See that this is the model whose tensors were measured.
+        """See that this is the model whose tensors were measured, the first time that this is called.
+
+        Once the model was the right one, its ranges hold for what becomes of it: other bodies of it that are
+        quantized later, and the same pipeline run again without a rewrite that was wrong.
 
         Raises:
             UserError: it is not; the error says what differs.
         """
+        if self._checked:
+            return
         differences = self.fingerprint.differences(Fingerprint.of(model))
         if not differences:
+            self._checked.append(True)
             return
         there = {t.name for body in model.bodies() for t in body.inputs}
         there |= {t.name for body in model.bodies() for node in body.nodes for t in node.outputs}
@@ -144,7 +151,7 @@ class RangeBook:
             f"the ranges were measured on another model: {'; '.join(differences)}",
             where=self.path or None,
             fix=f"measure again: graphopt calibrate MODEL --data DATA -o {self.path or 'ranges.json'}   "
-            f"(these ranges are of the model after: {self.passes})",
+            "(the file says which passes had run before it was measured)",
         )
 
     def merge(self, other: RangeBook) -> RangeBook:

@@ -131,6 +131,12 @@ def test_ranges_of_another_model_are_refused(saved, text, words):
     assert "graphopt calibrate" in caught.value.fix
 
 
+def test_once_accepted_ranges_hold_for_what_becomes_of_the_model(saved):
+    book = RangeBook.load(saved)
+    book.check(model())
+    book.check(model(SMALL.replace("Neg(b)", "Abs(b)")))
+
+
 def test_the_fingerprint_is_the_models_not_the_files(tmp_path):
     proto = parser.parse_model(SMALL)
     before = Fingerprint.of(Model.load(proto))

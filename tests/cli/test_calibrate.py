@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from graphopt.calibration.histogram import Histogram
@@ -104,3 +105,18 @@ def test_mistakes(cli, model, data, words, message):
     code, _, err = cli("calibrate", *words)
     assert code == 2
     assert message in err
+
+
+def test_ranges_take_the_place_of_data_and_stale_ones_are_refused(cli, model, data, tmp_path):
+    ranges, result = tmp_path / "r.json", tmp_path / "q.onnx"
+    cli("calibrate", model, "--data", data, "-o", ranges)
+    words = ["run", model, "--passes", "default,insert-qdq", "--ranges", ranges, "-o", result]
+    code, _, err = cli(*words)
+    assert code == 0, err
+    assert any(n.op_type == "QuantizeLinear" for n in onnx.load(result).graph.node)
+    changed = onnx.load(model)
+    changed.graph.initializer[0].float_data[0] = 9
+    onnx.save(changed, model)
+    code, _, err = cli(*words)
+    assert code == 2
+    assert "the weights differ" in err

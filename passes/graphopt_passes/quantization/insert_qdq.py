@@ -137,6 +137,8 @@ class InsertQDQ(Pass):
         self, graph: Rewriter, ctx: PassContext, plan: Plan, formats: Formats
     ) -> dict[Tensor, tuple[float, float]]:
         """Least and largest value of every tensor that the plan quantizes."""
+        if ctx.ranges is not None:
+            ctx.ranges.check(graph.snapshot())
         ranges: dict[Tensor, tuple[float, float]] = {}
         missing: list[Tensor] = []
         for tensor in plan.sources():
