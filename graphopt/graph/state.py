@@ -32,6 +32,7 @@ class GraphState(Edits):
         self.pass_name = ""
         self.nearby = Nearby(self)
         self._settled = 0
+        self._trial: Site | None = None
         self._unsorted: set[Body] = set()
         self._labels: dict[Body, str] = {}
         self._mentions: dict[Body, frozenset[str]] = {}
@@ -57,8 +58,14 @@ class GraphState(Edits):
             body = home[holder]
         return True
 
-    def finish(self) -> Model:
-        """Write order and links back into the model's own lists, and return it."""
+    def finish(self, *, swept: bool = False) -> Model:
+        """Write order and links back into the model's own lists, and return it.
+
+        Args:
+            swept: during a trial, erase what it left without readers so far, as the end of a site would.
+        """
+        if swept and self._trial is not None:
+            self._collect(self._trial)
         self.settle_order()
         self.index.relink()
         return self.model
@@ -140,11 +147,12 @@ class GraphState(Edits):
         """A site that is undone at its end."""
         assert self.site is None, "a trial inside a site"
         self.site = site = Site(SiteKey(self.pass_name, "", "trial"), root.op, "", len(self.touched))
+        self._trial = site
         try:
             yield site
         finally:
             self._roll_back(site)
-            self.site = None
+            self.site = self._trial = None
 
     def _commit(self, site: Site) -> None:
         if not site.undo:

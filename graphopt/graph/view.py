@@ -220,9 +220,14 @@ class GraphView:
         """Whether the value of `tensor` is known and cannot be overridden."""
         return self.constant(tensor) is not None
 
-    def snapshot(self) -> Model:
-        """The whole model as it now stands, to be run: read it before the next change, do not change it."""
-        return self._state.finish()
+    def snapshot(self, *, swept: bool = False) -> Model:
+        """The whole model as it now stands, to be run: read it before the next change, do not change it.
+
+        Args:
+            swept: erase first what a trial left without readers. Runtimes execute such nodes: they change
+                no output, but take time.
+        """
+        return self._state.finish(swept=swept)
 
     def array(self, tensor: Tensor | None) -> Array | None:
         """The values of a constant, None when `tensor` is not one. Loads weights; do not write to it."""

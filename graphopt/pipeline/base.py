@@ -156,7 +156,7 @@ class PassContext:
 
     def latency(self, graph: GraphView) -> float:
         """Time of the model as it now stands over the teacher's; one figure per model and run."""
-        return self._services().latency(graph.snapshot(), self.teacher.model)
+        return self._services().latency(graph.snapshot(swept=True), self.teacher.model)
 
     def _services(self) -> Services:
         if self.services is None:
@@ -192,10 +192,17 @@ class PassContext:
 
 @dataclass(frozen=True)
 class Pass(abc.ABC):
-    """A rewrite of one body."""
+    """A rewrite of one body.
+
+    Class attributes:
+        name: what users call it.
+        numerics: how far it may move the numbers.
+        uses_data: it may ask for statistics of the user's data although it is not LOSSY.
+    """
 
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
+    uses_data: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Rewriter, ctx: PassContext) -> None:

@@ -384,3 +384,16 @@ def test_facts_that_a_refused_site_stated_are_forgotten() -> None:
         assert graph.shape(add.outputs[0]) == (7, 4)
         raise RefusedRewrite("no")
     assert (graph.shape(relu.outputs[0]), graph.shape(add.outputs[0])) == before
+
+
+def test_a_swept_snapshot_of_a_trial_lacks_what_the_trial_left_without_readers() -> None:
+    state = open_state(CHAIN)
+    graph = main(state)
+    before = [n.op for n in graph.nodes()]
+    relu, add = node(graph, "Relu"), node(graph, "Add")
+    with graph.trial(add):
+        graph.set_input(add, 0, relu.inputs[0])
+        assert [n.op for n in graph.snapshot().graph.nodes] == before
+        assert [n.op for n in graph.snapshot(swept=True).graph.nodes] == ["Add", "Sigmoid"]
+    assert [n.op for n in graph.snapshot(swept=True).graph.nodes] == before
+    assert graph.producer(relu.outputs[0]) is relu

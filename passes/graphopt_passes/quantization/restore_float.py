@@ -98,7 +98,7 @@ class RestoreFloat(Pass):
                 with graph.trial(units[0]):
                     self._restore(graph, [units[i] for i in spared], ctx)
                     score, latency = ctx.score(graph), ctx.latency(graph)
-                size = graph.snapshot().nbytes + 3 * sum(weights[i] for i in spared)
+                    size = graph.snapshot(swept=True).nbytes
                 names = tuple(_name(units[i]) for i in spared)
                 tradeoffs.append(Tradeoff(names, len(units), score, size, latency))
         rows = (
