@@ -10,9 +10,8 @@ from typing import Any
 from graphopt.passkit import GraphView, Node, PassContext, UserError
 
 
-def picked(graph: GraphView, node: Node, nodes: Sequence[str], exclude: Sequence[str]) -> bool:
+def picked(node: Node, nodes: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether the name of `node`, or of one of its outputs, matches `nodes` and not `exclude`."""
-    del graph
     return (not nodes or _matches(node, nodes)) and not _matches(node, exclude)
 
 

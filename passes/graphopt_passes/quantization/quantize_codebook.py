@@ -93,7 +93,7 @@ class QuantizeCodebook(Pass):
         candidates = in_order(graph, self.ops)
         check_globs(graph, ctx, self, candidates, (*self.nodes, *self.exclude))
         for node in candidates:
-            if not picked(graph, node, self.nodes, self.exclude):
+            if not picked(node, self.nodes, self.exclude):
                 continue
             for slot in weight_slots(graph, node):
                 try:
@@ -110,7 +110,7 @@ class QuantizeCodebook(Pass):
         for role in weight.roles:
             if graph.keeps(role.node):
                 raise RefusedRewrite(f"{role.node.name or role.node.op}, which reads the weight, is kept")
-            if role.node.op not in self.ops or not picked(graph, role.node, self.nodes, self.exclude):
+            if role.node.op not in self.ops or not picked(role.node, self.nodes, self.exclude):
                 raise RefusedRewrite(f"{name} is also read by {role.node.name}, which is not selected")
         if graph.opset < _SHIFT_OPSET:
             raise RefusedRewrite(f"BitShift needs opset 11, this is {graph.opset}")

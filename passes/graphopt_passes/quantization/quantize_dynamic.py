@@ -106,7 +106,7 @@ class QuantizeDynamic(Pass):
         check_globs(graph, ctx, self, candidates, (*self.nodes, *self.exclude))
         for node in graph.by_op(*_NEVER):
             graph.refuse(node, _NEVER[node.op])
-        chosen = [n for n in candidates if picked(graph, n, self.nodes, self.exclude)]
+        chosen = [n for n in candidates if picked(n, self.nodes, self.exclude)]
         if chosen and graph.opset < self.least_opset():
             for node in chosen:
                 graph.refuse(node, f"DynamicQuantizeLinear needs opset 11, this is {graph.opset}")
@@ -139,7 +139,7 @@ class QuantizeDynamic(Pass):
         return [self._read(graph, role.node, weight) for role in weight.roles]
 
     def _read(self, graph: Rewriter, node: Node, weight: Weight) -> _Product:
-        if node.op not in self.ops or not picked(graph, node, self.nodes, self.exclude):
+        if node.op not in self.ops or not picked(node, self.nodes, self.exclude):
             raise RefusedRewrite(f"{weight.tensor.name} is also read by {node.op} {node.name}, not selected")
         if graph.keeps(node):
             raise RefusedRewrite(f"{node.name or node.op}, which reads the weight, is kept")

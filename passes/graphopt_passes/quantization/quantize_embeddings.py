@@ -79,7 +79,7 @@ class QuantizeEmbeddings(Pass):
             constant = graph.constant(table)
             if constant is None or len(constant.shape) < 2 or graph.dtype(table) not in FLOAT_TYPES:
                 continue  # an index into a shape, or an activation
-            if not picked(graph, node, self.nodes, self.exclude):
+            if not picked(node, self.nodes, self.exclude):
                 continue
             try:
                 self._visit(node, table, constant, graph)
@@ -138,7 +138,7 @@ class QuantizeEmbeddings(Pass):
                 continue
             if use.slot != 0 or graph.attr(reader, "axis") not in (0, -2):
                 raise RefusedRewrite(f"the table {table.name} is looked up along another axis")
-            if not picked(graph, reader, self.nodes, self.exclude):
+            if not picked(reader, self.nodes, self.exclude):
                 raise RefusedRewrite(f"the table {table.name} is also read by {reader.name}, not selected")
             lookups.append(reader)
         return lookups, others

@@ -110,7 +110,7 @@ class QuantizeWeights(Pass):
         candidates = list(self._candidates(graph))
         check_globs(graph, ctx, self, candidates, (*self.nodes, *self.exclude))
         for node in candidates:
-            if not picked(graph, node, self.nodes, self.exclude):
+            if not picked(node, self.nodes, self.exclude):
                 continue
             slots = weight_slots(graph, node)
             for slot in () if slots else (0, 1):
@@ -169,7 +169,7 @@ class QuantizeWeights(Pass):
             reader = role.node
             if graph.keeps(reader):
                 raise RefusedRewrite(f"{reader.name or reader.op}, which reads the weight, is kept")
-            if reader.op not in self.ops or not picked(graph, reader, self.nodes, self.exclude):
+            if reader.op not in self.ops or not picked(reader, self.nodes, self.exclude):
                 raise RefusedRewrite(
                     f"its weight {weight.tensor.name} is also read by {reader.op} {reader.name}, "
                     "which is not selected"
