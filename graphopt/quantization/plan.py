@@ -13,7 +13,7 @@ A pure function of the graph, the target's profile and what the user selected; n
 - All that reads the result of an integer kernel reads it quantized: a float reader besides would make the
   runtime fall back to float. Nodes that read something float which is quantized for others read the original.
 - Products (Gemm, MatMul) can leave their result in float and still run on integers. They do where that is
-  read in float as well, or split into parts that are better off with a range each.
+  read in float as well, or split into parts that are better off with a range each; not in front of a Relu.
 - The product with a positive number has the grid of what is multiplied, scaled, so that nothing is rounded.
 """
 
@@ -32,6 +32,7 @@ from graphopt.quantization.plan_nodes import (
     Unfit,
     absorbed_bounds,
     glue_data,
+    hides_product,
     is_broken,
     moves_only,
     read_core,
@@ -278,6 +279,8 @@ class _Planner:
         """Whether the result of a product is quantized."""
         if not core.pairs_output:
             return False
+        if hides_product(self.graph, core.end):
+            return True
         result = self.result[node]
         to_integer, to_float = self._read_by(result, parts=False)
         # What reads it quantized right there takes the choice away: float readers besides cost the kernel.

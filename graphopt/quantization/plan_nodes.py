@@ -183,6 +183,17 @@ def _is_merged(graph: GraphView, node: Node, addend: Tensor) -> bool:
     return graph.static_shape(node.inputs[0]) is not None and rank == 1
 
 
+def hides_product(graph: GraphView, end: Node) -> bool:
+    """Whether onnxruntime fails to see that the product which `end` computes could run on integers.
+
+    So it is with a Relu or Clip behind it that has one reader itself, unless what comes out is quantized.
+    """
+    reader = graph.sole_consumer(end.outputs[0])
+    if reader is None or not graph.is_op(reader, "Relu", "Clip"):
+        return False
+    return graph.n_uses(reader.outputs[0]) == 1 and not graph.is_output(reader.outputs[0])
+
+
 # -- operators between those ---------------------------------------------------------------------------
 
 

@@ -198,13 +198,13 @@ class Placer:
 
     def _quantize_output(self, tensor: Tensor) -> None:
         graph = self.graph
-        if graph.is_output(tensor):
+        uses = graph.uses(tensor)
+        if graph.is_output(tensor) or any(graph.keeps(use.node) for use in uses):
             _, scale, zero = self._grid(self.plan.groups[tensor])
             ops = ("QuantizeLinear", "DequantizeLinear")
             graph.insert_behind(tensor, [(op, [scale, zero], {}) for op in ops])
             self._pairs[tensor] = tensor
             return
-        uses = graph.uses(tensor)
         out = self._pair(tensor)
         for use in uses:
             graph.set_input(use.node, use.slot, out)

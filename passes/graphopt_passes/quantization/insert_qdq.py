@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -136,7 +137,7 @@ class InsertQDQ(Pass):
     def _ranges(
         self, graph: Rewriter, ctx: PassContext, plan: Plan, formats: Formats
     ) -> dict[Tensor, tuple[float, float]]:
-        """Least and largest value of every tensor that the plan quantizes."""
+        """Least and largest value of every tensor that is quantized; infinite where values are."""
         if ctx.ranges is not None:
             ctx.ranges.check(graph.snapshot())
         ranges: dict[Tensor, tuple[float, float]] = {}
@@ -158,7 +159,8 @@ class InsertQDQ(Pass):
             )
         found = ctx.observe(graph, [Watch(self._statistic(), (t,)) for t in missing])
         for tensor, statistic in zip(missing, found, strict=True):
-            ranges[tensor] = self._range(statistic, formats)
+            finite = not _nonfinite(statistic)
+            ranges[tensor] = self._range(statistic, formats) if finite else (-math.inf, math.inf)
         return ranges
 
     def _statistic(self) -> Any:
@@ -192,6 +194,13 @@ class InsertQDQ(Pass):
         names = sorted({n for node in everything for n in (node.name, *(t.name for t in node.outputs)) if n})
         for what, globs in (("nodes", self.nodes), ("exclude", self.exclude)):
             _check_globs(self.name, what, globs, names)
+
+
+def _nonfinite(statistic: MinMax | MovingMinMax | Histogram) -> int:
+    """How many NaNs and infinities were seen."""
+    if isinstance(statistic, Histogram):
+        return statistic.nans + statistic.infinities
+    return statistic.nonfinite
 
 
 def _check_globs(owner: str, what: str, globs: Sequence[str], names: Sequence[str]) -> None:

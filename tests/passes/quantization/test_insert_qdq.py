@@ -272,6 +272,28 @@ def test_a_product_read_in_float_and_quantized() -> None:
     check(body, {"QGemm": 1, "MatMulIntegerToFloat": 1, "Erf": 1}, 27, w=(8, 6), b=(6,), v=(6, 6))
 
 
+@pytest.mark.parametrize("op", ["MatMul(x, w)", "Gemm(x, w, b)"])
+@pytest.mark.parametrize("act", ["Relu(p)", "Clip(p, k)"])
+def test_a_product_with_an_activation_and_one_reader_behind_it(op: str, act: str) -> None:
+    kernel = "QGemm" if "Gemm" in op else "QLinearMatMul"
+    body = f"(float[M, 8] x) => (float[M, 6] y) {{ p = {op} r = {act} y = Neg(r) }}"
+    check(body, {kernel: 1, "Neg": 1}, 25, w=(8, 6), b=(6,), k=np.array(0, np.float32))
+    # With two readers, or as an output, the activation's result is in full precision.
+    for tail in ("y = Neg(r) z = Erf(r)", "y = Identity(r) z = Erf(r)"):
+        done = quantized(
+            build(
+                f"(float[M, 8] x) => (float[M, 6] y, float[M, 6] z) {{ p = {op} r = {act} {tail} }}",
+                opset=17,
+                ir=8,
+                w=(8, 6),
+                b=(6,),
+                k=np.array(0, np.float32),
+            )
+        )
+        assert done.ops["QuantizeLinear"] == 1
+        assert kernels(done).get("QGemm", 0) + kernels(done).get("MatMulIntegerToFloat", 0) == 1
+
+
 def test_a_product_split_into_parts_keeps_a_range_for_each() -> None:
     w = np.random.default_rng(0).standard_normal((8, 12)).astype(np.float32)
     w[:, 6:] *= 1e-3
