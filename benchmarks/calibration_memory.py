@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 METHODS = ("percentile", "entropy", "mse")
@@ -75,7 +74,6 @@ def child(what: str, model: str, data: str) -> None:
     from graphopt.model import Model
 
     imported = peak()
-    start = time.perf_counter()
     tensors = 0
     if what == "inference":
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -86,8 +84,7 @@ def child(what: str, model: str, data: str) -> None:
         dataset = open_dataset(data, *ports_of(loaded.skeleton()))
         service = CalibrationService(dataset, part="all")
         tensors = len(service.ranges(loaded, Choice()).tensors)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"peak": peak(), "imported": imported, "seconds": seconds, "tensors": tensors}))
+    print(json.dumps({"peak": peak(), "imported": imported, "tensors": tensors}))
 
 
 def measure(*words: str) -> dict[str, float]:
@@ -134,12 +131,12 @@ def main() -> None:
         f"flows through; they serve {', '.join(METHODS)} alike, and those ranges are computed as well. "
         "Each row is a process of its own; peak resident set.\n"
     )
-    print("| | peak, MB | after imports, MB | increment, MB | peak / one inference | seconds |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| | peak, MB | after imports, MB | increment, MB | peak / one inference |")
+    print("|---|---:|---:|---:|---:|")
     for name, row in rows:
         print(
             f"| {name} | {row['peak']:.0f} | {row['imported']:.0f} | {row['peak'] - row['imported']:.0f} "
-            f"| {row['peak'] / base['peak']:.2f} | {row['seconds']:.1f} |"
+            f"| {row['peak'] / base['peak']:.2f} |"
         )
     print(
         f"\nonnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, numpy {np.__version__}, "

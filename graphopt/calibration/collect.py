@@ -4,8 +4,8 @@ Memory is bounded by one run, a slice of tapped values, and the statistics. As m
 once as `slice_bytes` hold for one batch; batches shrink first, then there are more slices, each of which runs
 the part of the model that its tensors need.
 
-Models run without onnxruntime's optimizations: what a node computes must not depend on which of its
-neighbours are observed at the same time, or on how the tensors are sliced.
+Models run without onnxruntime's optimizations unless asked: what a node computes then does not depend on
+which of its neighbours are observed at the same time, or on how the tensors are sliced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphopt.errors import UserError
 from graphopt.graph.shapes import infer
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
-from graphopt.runtime.session import RuntimeFailure, Session, open_session
+from graphopt.runtime.session import Optimize, RuntimeFailure, Session, open_session
 
 Tell = Callable[[str], None]
 
@@ -55,12 +55,14 @@ class Collector:
         threads: threads within an operator; 0 for as many as there are cores.
         max_batch: most samples at a time.
         slice_bytes: most bytes of observed values at a time, beyond one tensor of one sample.
+        optimize: onnxruntime's optimization level.
     """
 
     provider: str
     threads: int
     max_batch: int
     slice_bytes: int
+    optimize: Optimize = "none"
 
     def collect(
         self,
@@ -157,7 +159,7 @@ class Collector:
 
     def _session(self, source: Cut) -> Session:
         return open_session(
-            source, optimize="none", threads=self.threads, provider=self.provider, arena=False, prepack=True
+            source, optimize=self.optimize, threads=self.threads, provider=self.provider, arena=False
         )
 
     def _sizes(self, sides: Sequence[_Side], batches: Batches) -> list[dict[str, int]]:

@@ -25,7 +25,7 @@ from graphopt.io.session_source import SessionSource
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
 from graphopt.runtime.latency import compare_latency
-from graphopt.runtime.session import CPU, RuntimeFailure, Session, open_session
+from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Session, open_session
 
 #: Called with pairs of (what went in: inputs, labels and whatever else the data holds; outputs by name).
 #: Arrays have one row per sample. Returns a figure, or several by name; higher is better.
@@ -60,6 +60,8 @@ class CalibrationService:
             16 MiB at least and 256 MiB at most.
         tell: called with a stage and a detail as work goes on.
         part: which samples `observe` takes.
+        optimize: onnxruntime's optimization level while observing. "all" is faster (2.6 times, measured on a
+            residual network), but what it fuses, and so the last bits, depends on what is observed.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class CalibrationService:
         slice_bytes: int | None = None,
         tell: Callable[[str, str], None] = lambda stage, detail: None,
         part: Part = "calibration",
+        optimize: Optimize = "none",
     ) -> None:
         self.dataset, self.provider, self.metric, self.part = dataset, provider, metric, part
         self.threads = threads or 0
         self.max_batch = max_batch
         self._tell = tell
         self._slice_bytes = slice_bytes
+        self._optimize = optimize
         self._ports: tuple[list[Port], list[Port]] | None = None
         self._observed: dict[Hashable, Any] = {}
         self._observed_bytes = 0
@@ -110,7 +114,8 @@ class CalibrationService:
         found: dict[Hashable, Any] = {k: self._observed[k] for k in keys if k in self._observed}
         if missing:
             size = self._slice_bytes or min(max(student.nbytes // 2, _LEAST_SLICE), _MOST_SLICE)
-            filled = Collector(self.provider, self.threads, self.max_batch, size).collect(
+            collector = Collector(self.provider, self.threads, self.max_batch, size, self._optimize)
+            filled = collector.collect(
                 student,
                 teacher,
                 list(missing.values()),

@@ -3,6 +3,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from graphopt.calibration import collect
 from graphopt.calibration.data import open_dataset, ports_of
 from graphopt.calibration.service import CalibrationService, fingerprint
 from graphopt.calibration.statistics import Gram, Histogram, MeanDifference, MinMax, Moments
@@ -76,6 +77,39 @@ def test_slices_and_batches_change_nothing():
         found = service(small, {"x": x}, **options).observe(small, None, requests)
         runs.append([h.to_json() for h in found])
     assert runs[0] == runs[1] == runs[2]
+
+
+def test_optimizations_while_observing():
+    small, x = model(SMALL), samples()
+    plain = service(small, {"x": x}).observe(small, None, [Request(Moments(), ("b",))])[0]
+    faster = service(small, {"x": x}, optimize="all").observe(small, None, [Request(Moments(), ("b",))])[0]
+    assert faster.sum[0] == pytest.approx(plain.sum[0], rel=1e-5)
+
+
+def test_batches_shrink_when_memory_runs_out(monkeypatch):
+    small, x = model(SMALL), samples()
+    whole = service(small, {"x": x}).observe(small, None, [Request(Moments(), ("a",))])[0]
+    sizes, run = [], collect.Session.run
+
+    def scarce(self, feeds, outputs=None):
+        sizes.append(len(feeds["x"]))
+        if sizes[-1] > 5:
+            raise MemoryError
+        return run(self, feeds, outputs)
+
+    monkeypatch.setattr(collect.Session, "run", scarce)
+    found = service(small, {"x": x}).observe(small, None, [Request(Moments(), ("a",))])[0]
+    assert max(sizes) > 5
+    assert found.sum[0] == whole.sum[0]
+    assert found.count[0] == whole.count[0]
+
+
+def test_progress_says_how_far_it_is():
+    told = []
+    small = model(SMALL)
+    asked = service(small, {"x": samples(20)}, max_batch=9, tell=lambda *words: told.append(words))
+    asked.observe(small, None, [Request(MinMax(), ("a",))])
+    assert told == [("calibrate", "9 of 18 samples"), ("calibrate", "18 of 18 samples")]
 
 
 def test_answers_are_cached_and_stay_what_they_were():
