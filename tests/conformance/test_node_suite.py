@@ -11,7 +11,7 @@ import pytest
 from node_suite import Case, baseline, cases
 
 from graphopt.model import Model
-from graphopt.pipeline.base import NodePass, Pass, PatternPass
+from graphopt.pipeline.base import NodePass, Numerics, Pass, PatternPass
 from graphopt.pipeline.manager import Settings, execute
 from graphopt.pipeline.registry import Step, installed
 from graphopt.pipeline.targets import get_target
@@ -68,6 +68,8 @@ def roots(item: Pass) -> set[str]:
 def test_single_pass(name: str) -> None:
     (item,) = installed().resolve(name, default="")
     assert isinstance(item, Pass)
+    if item.numerics is Numerics.LOSSY:
+        pytest.skip("moves the numbers further than the suite allows: it has a test of its own")
     ops = roots(item)
     names = [n for n in NAMES if not ops or ops & op_types(n)]
     wrong = [r for case in runnable(names) if (r := check(case, (item,)))]

@@ -20,9 +20,7 @@ _SOURCES: Final = RANDOM_OPS | frozenset(
 # Inputs or results are coordinates or frequencies, of which half precision has too few.
 _COORDINATES: Final = frozenset("DFT GridSample MaxRoiPool NonMaxSuppression RoiAlign STFT".split())
 #: What half precision is there for: the other operators only go along with these.
-HEAVY: Final = frozenset(
-    "Attention Conv ConvTranspose DeformConv Einsum GRU Gemm LSTM MatMul RNN RotaryEmbedding".split()
-)
+HEAVY: Final = frozenset("Attention Conv ConvTranspose DeformConv Einsum GRU Gemm LSTM MatMul RNN".split())
 #: Results that stay small whatever goes in.
 BOUNDED: Final = frozenset(
     "Clip Cos Erf Hardmax HardSigmoid LayerNormalization LogSoftmax LpNormalization Sigmoid Sign Sin Softmax "
