@@ -14,7 +14,9 @@ from typing import Final
 from graphopt.graph.view import GraphView
 from graphopt.ir import Node
 from graphopt.quantization import kernels_tensorrt
+from graphopt.quantization.grid import quant_type
 from graphopt.quantization.kernels_conditions import Verdict
+from graphopt.quantization.kernels_dynamic import fused_product
 from graphopt.quantization.kernels_rewrites import settle
 from graphopt.quantization.kernels_rules import MOVES, RULES, judge
 from graphopt.quantization.kernels_shadow import DQ, Op, Q, Shadow
@@ -34,6 +36,9 @@ _INSTEAD: Final = {
     "Identity": "remove it (remove-identity) before quantizing",
     "Relu": "let the range of the quantized output start at 0: then it goes away",
 }
+#: Operators that move integers as they are stored, such as a Gather of int8 embeddings.
+STORED_MOVES: Final = MOVES - {"ArgMax"} | {"Concat", "DepthToSpace", "GatherND", "Pad", "SpaceToDepth"}
+_WIDEST: Final = 16
 _PLUMBING: Final = frozenset((Q, DQ, "DynamicQuantizeLinear", "Constant", "If", "Loop", "Scan"))
 
 
@@ -132,8 +137,9 @@ def _judged(view: GraphView, target: str) -> dict[Node, tuple[Verdict, bool]]:
     shadow = Shadow(view)
     settle(shadow)
     found: dict[Node, tuple[Verdict, bool]] = {}
+    dynamic = {op: fused for op in shadow.ops if (fused := fused_product(shadow, op)) is not None}
     for op in shadow.ops:
-        verdict = _verdict(shadow, op, target)
+        verdict = dynamic.get(op) or _verdict(shadow, op, target)
         for i, node in enumerate(op.nodes):
             if node not in found and node.op not in (Q, DQ):
                 found[node] = (verdict, i > 0 and op.op not in (Q, DQ, node.op))
@@ -151,6 +157,9 @@ def _verdict(shadow: Shadow, op: Op, target: str) -> Verdict:
     if op.op in INTEGER_OPS and (
         op.domain or op.op in ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
     ):
+        return Verdict(op.op)
+    stored = quant_type(shadow.dtype(op.input(0)))
+    if stored is not None and stored.bits <= _WIDEST and shadow.is_op(op, *STORED_MOVES):
         return Verdict(op.op)
     verdict = judge(shadow, op)
     if target == "ort-cuda" and verdict.kernel not in (None, "MatMulNBits"):

@@ -10,6 +10,12 @@ from graphopt.report.document import to_json
 
 SCHEMA = "graphopt.lint/1"
 
+_MAIN = frozenset(
+    "Conv ConvInteger Gemm MatMul MatMulInteger QLinearConv QLinearMatMul com.microsoft::DynamicQuantizeLSTM "
+    "com.microsoft::DynamicQuantizeMatMul com.microsoft::MatMulIntegerToFloat com.microsoft::MatMulNBits "
+    "com.microsoft::QGemm".split()
+)
+
 
 @dataclass(frozen=True)
 class LintRow:
@@ -54,8 +60,13 @@ class LintRow:
 
     @property
     def counts(self) -> bool:
-        """It computes something for which the target has an integer kernel."""
-        return self.eligible and not self.moves_data and not self.merged
+        """It computes something for which the target has an integer kernel.
+
+        Operators that are rarely worth it by themselves count only where they are quantized.
+        """
+        return (
+            self.eligible and not self.moves_data and not self.merged and (self.quantized or self.op in _MAIN)
+        )
 
     @property
     def falls_back(self) -> bool:

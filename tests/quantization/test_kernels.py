@@ -213,3 +213,34 @@ def test_tensorrt() -> None:
     found = rows(bias, {**symmetric, "bq": np.ones(4, np.int32), "bs": np.float32(0.002)}, target="tensorrt")
     assert "rejects the quantized bias" in found["Conv"].reason
     assert "is not quantized" in rows(f"{X} a = Add(xd, x) {Y}", symmetric, target="tensorrt")["Add"].reason
+
+
+DYNAMIC = """
+    q, qs, qz = DynamicQuantizeLinear(x)
+    i = MatMulInteger(q, m, qz, wz)
+    f = Cast <to = 1> (i)
+    k = Mul(qs, ws)
+    p = Mul(f, k)
+"""
+
+
+def test_dynamic_products() -> None:
+    found = rows(f"{DYNAMIC} y = Add(p, b)", {"b": np.zeros(8, np.float32)}, **MATRIX)
+    assert {op: p.kernel for op, p in found.items()} == dict.fromkeys(
+        ("MatMulInteger", "Cast", "Mul", "Add"), "DynamicQuantizeMatMul"
+    )
+    shared = rows(
+        f"{DYNAMIC} y = Neg(p) o = Cast <to = 1> (q)", x=MATRIX["x"], y="float[2, 8] y, float[2, 8] o"
+    )
+    assert shared["MatMulInteger"].kernel == "MatMulIntegerToFloat"
+    plain = rows(
+        f"{DYNAMIC} y = Identity(p) j = Identity(f)", x=MATRIX["x"], y="float[2, 8] y, float[2, 8] j"
+    )
+    assert plain["MatMulInteger"].kernel == "MatMulInteger"
+
+
+def test_embeddings_stored_as_integers() -> None:
+    nodes = "g = Gather(m, ids) y = DequantizeLinear(g, ws, wz)"
+    found = rows(nodes, x="int64[2] ids", y="float[2, 8] y")["Gather"]
+    assert found.kernel == "Gather"
+    assert found.moves_data
