@@ -167,7 +167,8 @@ def run(
     moving = lossy.is_lossy(steps)
     steps = lossy.with_room(steps, original, registry)
     budget = lossy.budget_for(budget, passes, steps, registry)
-    services = lossy.open_services(data, original, metric=metric, tell=tell) if moving else None
+    asks = moving or any(item.uses_data for item in flatten(steps))
+    services = lossy.open_services(data, original, metric=metric, tell=tell) if asks else None
     settings = Settings(
         profile,
         limits or Limits(),

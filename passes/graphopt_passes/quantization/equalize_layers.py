@@ -51,6 +51,7 @@ class EqualizeLayers(Pass):
 
     name: ClassVar[str] = "equalize-layers"
     numerics: ClassVar[Numerics] = Numerics.CLOSE
+    uses_data: ClassVar[bool] = True
 
     exact_scales: bool = field(
         default=True, metadata={"help": "round scales to powers of two, which changes no bit of a product"}

@@ -64,6 +64,7 @@ class SmoothActivations(Pass):
 
     name: ClassVar[str] = "smooth-activations"
     numerics: ClassVar[Numerics] = Numerics.CLOSE
+    uses_data: ClassVar[bool] = True
 
     alpha: float | Literal["auto"] = field(
         default="auto",

@@ -7,6 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
+import graphopt
 from graphopt.errors import UserError
 from graphopt.passkit import Numerics
 from graphopt.testing import Applied, apply, assert_rewrites
@@ -210,6 +211,13 @@ def test_needs_data_only_if_there_is_something_to_smooth() -> None:
     with pytest.raises(UserError, match="smooth-activations needs calibration data"):
         apply(PASS, model)
     apply(PASS, build("(float[N] x) => (float[N] y) { y = Relu(x) }"))
+
+
+def test_a_run_without_quantization_has_the_data() -> None:
+    model = build(NORM, gamma=outliers(), beta=(C,), **QKV)
+    done = graphopt.run(model, "smooth-activations", data=data(8, 5, C))
+    assert done.report.verdict == "proven"
+    assert [p.rewrites for p in done.report.passes] == [1]
 
 
 def test_inside_an_if() -> None:
