@@ -14,6 +14,7 @@ _STYLE = """
   .title { font-size: 14px; font-weight: 600 }
   .small { font-size: 11px }
   .a { fill: #2166ac } .b { fill: #b2182b } .line { fill: none; stroke: #2166ac; stroke-width: 1.5 }
+  .guide { stroke: #888; stroke-dasharray: 4 4 }
   @media (prefers-color-scheme: dark) {
     text { fill: #ddd } .a { fill: #67a9cf } .b { fill: #ef8a62 } .line { stroke: #67a9cf }
     .page { fill: #16181c }
@@ -116,28 +117,32 @@ def scatter(
     x_label: str,
     y_label: str,
     *,
+    guide: tuple[float, str] | None = None,
     width: int = 760,
-    height: int = 300,
+    height: int = 320,
 ) -> Panel:
     """Points with labels; the marked ones (a Pareto front, say) joined by a line.
 
     Args:
         title: above the chart.
-        points: x, y, label, and whether it is marked; points that are not finite are left out.
+        points: x, y, label, and whether it is marked. A point whose y is infinite stands on the upper edge,
+            as an arrow; other points that are not finite are left out.
         x_label, y_label: of the axes.
+        guide: an x with a meaning of its own, and what it is called: a dashed line where it is in sight.
         width, height: of the chart, in pixels.
     """
-    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-    left, top, right, bottom = 60, 30, width - 90, height - 44
-    xs, ys = [p[0] for p in points] or [0.0], [p[1] for p in points] or [0.0]
-    x0, x1 = _span(xs)
-    y0, y1 = _span(ys)
+    points = [p for p in points if math.isfinite(p[0]) and (math.isfinite(p[1]) or p[1] == math.inf)]
+    left, top, right, bottom = 60, 52, width - 16, height - 44
+    x0, x1 = _span([p[0] for p in points] or [0.0])
+    y0, y1 = _span([p[1] for p in points if math.isfinite(p[1])] or [0.0], below=0.15, above=0.2)
 
     def at(px: float, py: float) -> tuple[float, float]:
-        return left + (px - x0) / (x1 - x0) * (right - left), bottom - (py - y0) / (y1 - y0) * (bottom - top)
+        y = bottom - (py - y0) / (y1 - y0) * (bottom - top) if math.isfinite(py) else float(top)
+        return left + (px - x0) / (x1 - x0) * (right - left), y
 
     parts = [
         f'<text class="title" x="0" y="14">{escape(title)}</text>',
+        f'<text class="small" x="{left}" y="{top - 12}">{escape(y_label)}</text>',
         f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>',
     ]
     for tick in ticks(x0, x1):
@@ -152,28 +157,48 @@ def scatter(
         parts.append(
             f'<text class="small" text-anchor="end" x="{left - 6}" y="{py + 4:.1f}">{_number(tick)}</text>'
         )
+    if guide is not None and x0 <= guide[0] <= x1:
+        px, _ = at(guide[0], y0)
+        parts.append(f'<line class="guide" x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{bottom}"/>')
+        parts.append(f'<text class="small" x="{px + 5:.1f}" y="{bottom - 6}">{escape(guide[1])}</text>')
     front = sorted((p[0], p[1]) for p in points if p[3])
     if len(front) > 1:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*p) for p in front))
         parts.append(f'<polyline class="line" points="{path}"/>')
+    taken: list[tuple[float, float, float]] = []
     for px, py, name, marked in points:
         a, b = at(px, py)
+        parts.append(_point(a, b, "a" if marked else "b", f"{name}: {_number(px)}, {_number(py)}", py))
+        # Beside the point, away from the nearer edge, and below the labels that are there already.
+        end, room = (a > (left + right) / 2, 6.2 * len(name))
+        start, line = (a - 9 - room, b - 6) if end else (a + 9, b + 13)
+        while any(abs(line - y) < 12 and start < x + w and x < start + room for x, y, w in taken):
+            line += 12
+        taken.append((start, line, room))
         parts.append(
-            f'<circle class="{"a" if marked else "b"}" cx="{a:.1f}" cy="{b:.1f}" r="4">'
-            f"<title>{escape(name)}: {_number(px)}, {_number(py)}</title></circle>"
-            f'<text class="small" x="{a + 7:.1f}" y="{b + 4:.1f}">{escape(name)}</text>'
+            f'<text class="small" text-anchor="{"end" if end else "start"}" '
+            f'x="{a - 9 if end else a + 9:.1f}" y="{line:.1f}">{escape(name)}</text>'
         )
     middle = (left + right) / 2
     parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')
-    parts.append(f'<text class="small" x="{left}" y="{top - 6}">{escape(y_label)}</text>')
     return Panel("".join(parts), width, height)
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def _point(a: float, b: float, color: str, says: str, value: float) -> str:
+    """A dot, or an arrow upwards for what lies beyond the chart."""
+    title = f"<title>{escape(says)}</title>"
+    if math.isfinite(value):
+        return f'<circle class="{color}" cx="{a:.1f}" cy="{b:.1f}" r="4">{title}</circle>'
+    corners = f"{a:.1f},{b - 6:.1f} {a - 5:.1f},{b + 4:.1f} {a + 5:.1f},{b + 4:.1f}"
+    return f'<polygon class="{color}" points="{corners}">{title}</polygon>'
+
+
+def _span(values: Sequence[float], *, below: float = 0.08, above: float = 0.08) -> tuple[float, float]:
+    """What an axis shows: all values, and some room on both sides."""
     low, high = min(values), max(values)
-    room = (high - low) * 0.08 or max(abs(high), 1.0) * 0.08
-    return low - room, high + room
+    extent = (high - low) or max(abs(high), 1.0)
+    return low - below * extent, high + above * extent
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "-"
+    return f"{value:.3g}" if math.isfinite(value) else "-"

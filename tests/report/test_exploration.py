@@ -39,6 +39,7 @@ def test_the_table_shows_what_each_node_costs() -> None:
     assert "+18.0 dB" in row
     assert "12.5 dB" in row
     assert "all changed: 12.0 dB" in shown
+    assert "80.00" in shown
     assert "identical" in shown
     assert [line for line in shown.splitlines() if "dominated" in line and "11.0" in line]
 
@@ -54,6 +55,17 @@ def test_the_chart_is_well_formed() -> None:
     titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "Accuracy against latency" in titles
     assert "Accuracy against size" in titles
+
+
+def test_what_a_chart_joins_is_beaten_by_nothing_in_its_two_figures() -> None:
+    """("q",) is slower, larger and less accurate than ("ffn",): a dot beside the line."""
+    root = ET.fromstring(render.svg(FOUND, "model.onnx"))
+    svg = "{http://www.w3.org/2000/svg}"
+    for color, count in (("a", 4), ("b", 2)):  # per chart: two on the line and one beside it
+        assert len([c for c in root.iter(f"{svg}circle") if c.get("class") == color]) == count
+    assert len(list(root.iter(f"{svg}polygon"))) == 2  # all float: identical
+    labels = {t.text for t in root.iter(f"{svg}text")}
+    assert {"0 of 2 in float", "2 of 2 in float", "weights, kB", "as the original"} <= labels
 
 
 def test_nothing_measured_is_nothing_shown() -> None:
