@@ -49,6 +49,8 @@ def test_scale_for_all_and_half_precision() -> None:
     body = """(float[1, 4, 3, 3] x) => (float y) <int8[2, 4, 1, 1] q = {1, -2, 3, 4, 5, -6, 7, 8}, float s = {0.1}>
     { w = DequantizeLinear(q, s) y = Conv(x, w) }"""
     assert_rewrites(ExpandWeights(), build(body), ops=NODES)
+    zero = body.replace("float s = {0.1}>", "float s = {0.1}, int8 z = {0}>").replace("(q, s)", "(q, s, z)")
+    assert_rewrites(ExpandWeights(), build(zero), ops=NODES)
     w = np.random.default_rng(0).standard_normal((24, 48, 1, 1)).astype(np.float16)
     before = stored(CONV.replace("float[", "float16["), {}, w=w, b=w[:, 0, 0, 0])
     assert_rewrites(ExpandWeights(), before, ops=NODES)
