@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET = Budget(min_cosine=0.99, min_sqnr_db=15.0)
 #: The pass that makes room for operators that the model's opset does not have.
 RAISE = "raise-opset"
+# How many nodes are named in a warning.
+_SHORT = 6
 # How long latency is measured, in seconds.
 _LATENCY_SECONDS = 2.0
 
@@ -203,21 +205,26 @@ def _latency(
         found.high,
         found.a_seconds * 1e3,
         found.b_seconds * 1e3,
-        _fallen_back(result, provider),
+        _fallen_back(result, target),
         "faster" if found.is_faster else "slower" if found.is_slower else "no difference",
     )
 
 
-def _fallen_back(result: Model, provider: str) -> tuple[str, ...]:
-    """Nodes between Q/DQ that the runtime executes in float all the same."""
-    return ()
+def _fallen_back(result: Model, target: Target) -> tuple[str, ...]:
+    """Nodes between Q/DQ that the runtime executes in float all the same, with the reasons."""
+    from graphopt.runtime.lint import lint
+
+    found = lint(result, target.name, provider=target.providers[0])
+    return tuple(f"{row.node} ({row.op}): {row.reason}" for row in found.rows if row.falls_back)
 
 
 def _not_faster(timed: LatencyReport) -> str:
     words = "slower than" if timed.verdict == "slower" else "no faster than"
     text = f"the result is {words} the original here (x{timed.ratio:.2f} of its time)"
     if timed.fell_back:
-        text += f"; these run in float in spite of Q/DQ: {', '.join(timed.fell_back[:8])}"
+        shown = "; ".join(timed.fell_back[:_SHORT])
+        more = f"; and {len(timed.fell_back) - _SHORT} more" if len(timed.fell_back) > _SHORT else ""
+        text += f". In spite of Q/DQ these run in float: {shown}{more}"
     return text
 
 
