@@ -352,3 +352,21 @@ def test_dtype_of_stored_weights_is_packed() -> None:
     stored = weights_of(done.proto)["w_quantized"]
     assert len(stored.raw_data) == 96 * 40 // 2
     assert onnx.numpy_helper.to_array(stored).dtype == ml_dtypes.int4
+
+
+@pytest.mark.parametrize("form", ["dq", "matmulnbits"])
+def test_local_function(form: Any) -> None:
+    helper = onnx.helper
+    w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(w, "w")),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    function = helper.make_function("local", "F", ["x"], ["y"], nodes, [helper.make_opsetid("", 21)])
+    calls = [helper.make_node("F", [a], [b], domain="local") for a, b in (("x", "a"), ("a", "z"))]
+    ends = [helper.make_tensor_value_info(n, 1, [3, 64]) for n in ("x", "z")]
+    graph = helper.make_graph(calls, "g", ends[:1], ends[1:])
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)]
+    model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=10)
+    pass_ = QuantizeWeights(bits=4, block_size=32, form=form)
+    quantized(pass_, model, 15, target="ort-cpu")
