@@ -30,7 +30,7 @@ _KERNELS: Final[Mapping[tuple[Kind, Form], tuple[float, ...]]] = {
     ("conv", "float"): (7.68e-07, 9.6e-12, 6.62e-11, 7.3e-11, 1.77e-11),
     ("conv", "integer"): (1.09e-06, 1.85e-12, 1.19e-10, 1.59e-11, 1.03e-09, 5.43e-11, 3.1e-11),
     ("depthwise", "float"): (7.47e-07, 9.83e-12, 6.51e-11, 1.73e-10, 0.0),
-    ("depthwise", "integer"): (1.73e-06, 2.09e-11, 3.19e-11, 1.3e-10, 0.0),
+    ("depthwise", "integer"): (1.23e-06, 1.22e-11, 5.23e-11, 5.94e-10, 1.19e-10, 0.0),
     ("matmul", "float"): (1.94e-07, 8.01e-12, 1.75e-11, 4.93e-12),
     ("matmul", "integer"): (8.68e-07, 2.23e-12, 1.2e-11, 5.5e-11),
 }
@@ -107,7 +107,9 @@ def terms(shape: LayerShape, form: Form) -> tuple[float, ...]:
     """What a layer does, in the order of its constants: nodes, multiply-adds, elements."""
     if shape.kind == "depthwise":
         vectors = _padded(shape.groups * shape.columns, _VECTOR)
-        return (1.0, shape.rows * shape.inner * vectors, shape.rows * vectors)
+        work = (1.0, shape.rows * shape.inner * vectors, shape.rows * vectors)
+        # The integer kernel looks up where each row of channels starts, per position and place of the kernel.
+        return work if form == "float" else (*work, shape.rows * shape.inner)
     columns = _padded(shape.columns, _VECTOR)
     inner = _padded(shape.inner, _GROUP) if form == "integer" else shape.inner
     macs = shape.rows * inner * columns * shape.groups
@@ -143,7 +145,7 @@ class Expectation:
     """What an integer kernel is expected to bring, in seconds of one thread.
 
     Attributes:
-        float_: the float kernel.
+        float_: the float kernel, with the conversions that it would need.
         integer: the integer kernel.
         conversions: QuantizeLinear and DequantizeLinear that exist for its sake.
     """
@@ -168,7 +170,9 @@ class Expectation:
         return "" if self.ratio > 1 else f"its integer kernel is expected to be slower (x{self.ratio:.2g})"
 
 
-def expected_gain(shape: LayerShape, *, quantized: int = 0, dequantized: int = 0) -> Expectation:
+def expected_gain(
+    shape: LayerShape, *, quantized: int = 0, dequantized: int = 0, between_integers: bool = False
+) -> Expectation:
     """Compare a layer's kernels.
 
     Args:
@@ -176,9 +180,14 @@ def expected_gain(shape: LayerShape, *, quantized: int = 0, dequantized: int = 0
         quantized: elements of its inputs that have to be quantized for its sake: 0 where the node before it
             computes integers anyway.
         dequantized: elements of its output that have to be dequantized for the nodes behind it.
+        between_integers: its neighbours compute integers: as a float layer it would need conversions of its
+            own, of its whole input and output.
     """
     conversions = conversion_seconds(shape, quantized=quantized, dequantized=dequantized)
-    return Expectation(seconds(shape, "float"), seconds(shape, "integer"), conversions)
+    as_float = seconds(shape, "float")
+    if between_integers:
+        as_float += conversion_seconds(shape, quantized=shape.written, dequantized=shape.read)
+    return Expectation(as_float, seconds(shape, "integer"), conversions)
 
 
 def layer_shape(view: GraphView, node: Node) -> LayerShape | None:

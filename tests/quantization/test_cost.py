@@ -55,6 +55,12 @@ def test_conversions_count() -> None:
     assert seconds(shape, "integer") < seconds(shape, "float")
 
 
+def test_a_depthwise_layer_pays_only_among_integers() -> None:
+    shape = LayerShape.conv(1, 64, 64, (3, 3), (28, 28), (28, 28), 64)
+    assert expected_gain(shape).ratio < 1
+    assert expected_gain(shape, between_integers=True).ratio > 1
+
+
 def test_the_reason_says_how_much_slower() -> None:
     shape = LayerShape.conv(1, 1, 16, (5, 5), (56, 56), (56, 56))
     found = expected_gain(shape)
