@@ -53,15 +53,10 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("+ refine-weights, adaround", f"{PLAIN},refine-weights{{method=adaround}}"),
     ("+ correct-bias", f"{PLAIN},correct-bias"),
     ("+ restore-float", f"{PLAIN},restore-float{{min_cosine=0.99 min_sqnr=15}}"),
-    ("smooth + refine + bias", f"smooth-activations,{PLAIN},refine-weights,correct-bias"),
+    ("smooth + refine", f"smooth-activations,{PLAIN},refine-weights"),
     (
-        "equalize + smooth + refine + bias",
-        f"equalize-layers,smooth-activations,{PLAIN},refine-weights,correct-bias",
-    ),
-    (
-        "equalize + smooth + refine + restore + bias",
-        f"equalize-layers,smooth-activations,{PLAIN},refine-weights,"
-        "restore-float{min_cosine=0.99 min_sqnr=15},correct-bias",
+        "smooth + refine + restore",
+        f"smooth-activations,{PLAIN},refine-weights,restore-float{{min_cosine=0.99 min_sqnr=15}}",
     ),
     ("preset int8", "int8"),
 )

@@ -41,8 +41,8 @@ class Reader:
         largest: Array = self.largest.max(axis=2, initial=0.0).reshape(-1)
         return largest
 
-    def relative_noise(self, logs: Array, bits: int) -> float:
-        """Expected noise over signal, in power, mean over the output channels.
+    def relative_noise(self, logs: Array, bits: int) -> tuple[float, float]:
+        """Expected noise over signal, in power, mean over the output channels: by rounding data, and weights.
 
         Rounding to steps of size d adds d^2 / 12 per element, independently. The activation has one
         asymmetric scale, the weights one symmetric scale per output channel.
@@ -59,7 +59,8 @@ class Reader:
         steps = (self.largest * scale.reshape(groups, per_group, 1)).max(axis=1) / (2 ** (bits - 1) - 1)
         squares = (self.data.square / scale**2).reshape(groups, per_group).sum(axis=1)
         of_weights = self.taps * ((steps**2).sum(axis=1) @ squares)
-        return float((of_data + of_weights) / (12 * max(groups * outputs, 1)))
+        parts = 12 * max(groups * outputs, 1)
+        return float(of_data / parts), float(of_weights / parts)
 
 
 def read_reader(graph: GraphView, port: Port, data: ChannelRanges) -> Reader:

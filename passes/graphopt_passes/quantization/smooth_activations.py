@@ -34,7 +34,10 @@ _GRID = tuple(i / 20 for i in range(1, 20))
 # A scale is worth a rewrite if it takes this share off the noise that quantization is expected to make.
 # Rounding to powers of two leaves less than that to be had, so that a second run finds nothing to do.
 _GAIN = 0.5
-# The same for a fixed alpha: how far apart scales must be, as log2.
+# An activation whose rounding is expected to make less noise than this is not what costs accuracy, whatever
+# the weights do: 40 dB are what layers without outliers have at 8 bits.
+_QUIET = 1e-4
+# For a fixed alpha: how far apart scales must be, as log2.
 _WORTH = 1.5
 
 
@@ -56,7 +59,8 @@ class SmoothActivations(Pass):
     takes what makes the least noise: that of an 8-bit scale per activation and per output channel of the
     weights, as expected from the observed ranges and mean squares.
 
-    Refuses when: less than half of the expected noise would go; no Mul may be inserted and the activation is
+    Refuses when: less than half of the expected noise would go, or that of the activation alone is below
+    -40 dB; no Mul may be inserted and the activation is
     a graph input or output, or is computed or read by something that does not pass a scale on; a weight is
     not constant; scaled weights are not finite or lose precision in float16; weights with other readers
     would have to be copied and are large; tensors are in a local function.
@@ -151,8 +155,11 @@ class SmoothActivations(Pass):
                 return nothing, ""
             return centred(logs, live, exact=self.exact_scales), f"smoothed with alpha {self.alpha:g}"
 
+        if max(reader.relative_noise(nothing, self.bits)[0] for reader in readers) < _QUIET:
+            return nothing, ""
+
         def noise(logs: Array) -> float:
-            return sum(reader.relative_noise(logs, self.bits) for reader in readers)
+            return sum(sum(reader.relative_noise(logs, self.bits)) for reader in readers)
 
         before = noise(nothing)
         tried = {alpha: centred(smoothed(alpha), live, exact=self.exact_scales) for alpha in _GRID}
