@@ -21,6 +21,7 @@ from graphopt.calibration.taps import CannotTap, Cut, Tap, cut
 from graphopt.calibration.values import Array
 from graphopt.errors import UserError
 from graphopt.graph.shapes import infer
+from graphopt.io.session_source import SessionSource
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
 from graphopt.runtime.session import Optimize, RuntimeFailure, Session, open_session
@@ -71,6 +72,7 @@ class Collector:
         requests: Sequence[Request],
         batches: Batches,
         tell: Tell = lambda detail: None,
+        source: SessionSource | None = None,
     ) -> list[Any]:
         """The statistics of `requests`, filled.
 
@@ -79,12 +81,16 @@ class Collector:
             requests: what to accumulate; their statistics stay as they are.
             batches: the data.
             tell: called with how far it is.
+            source: of the student, where the caller has it.
 
         Raises:
             UserError: a tensor cannot be observed, or a model does not run.
             MemoryError: not even one sample fits.
         """
-        sides = [_Side(model, names) for model, names in _by_side(student, teacher, requests)]
+        sides = [
+            _Side(model, names, source if model is student else None)
+            for model, names in _by_side(student, teacher, requests)
+        ]
         sizes = self._sizes(sides, batches)
         batch, slices = self._plan(requests, sizes)
         filled: dict[int, Any] = {}
@@ -216,11 +222,11 @@ class _Side:
     Args:
         model: the model.
         names: all tensors of it that are wanted.
+        source: its session source, where the caller has it.
     """
 
-    def __init__(self, model: Model, names: Iterable[str]) -> None:
-        self.model = model
-        self.source = model.session_source()
+    def __init__(self, model: Model, names: Iterable[str], source: SessionSource | None = None) -> None:
+        self.source = source or model.session_source()
         graph = model.graph
         defaults = {t.name: c for t, c in graph.defaults.items()}
         self.inputs = {t.name for t in graph.inputs} - set(defaults)

@@ -1,16 +1,18 @@
-"""What identifies a model whose tensors were measured: its structure and its weights, not its file."""
+"""What identifies a model: its structure and weights, in a file; what a session opens, in a cache."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphopt.io.session_source import SessionSource
 from graphopt.io.weights import to_raw
 from graphopt.model import Model
 
@@ -151,3 +153,42 @@ def _hash(*parts: bytes) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def session_hash(source: SessionSource) -> str:
+    """A hash of everything that a session depends on, for caches within one process.
+
+    Weights in files of the user count by path, size and time of change; those that a pass made, by content.
+    """
+    if source.folder is None:
+        return hashlib.sha256(source.proto).hexdigest()
+    proto = onnx.ModelProto.FromString(source.proto)
+    spilled = None if source.spill is None else source.spill.path
+    files: set[Path] = set()
+    for tensor in _tensors(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                files.add(source.folder / entry.value)
+                if source.folder / entry.value == spilled:
+                    entry.value = ""  # the temporary file has another name every time
+    digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
+    for path in sorted(files):
+        if path == spilled:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            status = path.stat()
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All initializers and constants of a graph and of the bodies in it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _tensors(body)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import onnx
@@ -14,7 +13,7 @@ from graphopt import ir
 from graphopt.budget import Score
 from graphopt.calibration.collect import Collector
 from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
-from graphopt.calibration.fingerprint import Fingerprint
+from graphopt.calibration.fingerprint import Fingerprint, session_hash
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.ranges import Choice, RangeBook
 from graphopt.calibration.score import Agreement, Outputs, as_metrics, drops
@@ -49,6 +48,8 @@ _HOLD_BACK: Final = 8
 
 class CalibrationService:
     """Runs models on a dataset. Answers depend on nothing but the arguments and the data.
+
+    A model that was given as a teacher must not change afterwards.
 
     Args:
         dataset: the samples; every 8th is held back, for `held_back_score` alone.
@@ -86,6 +87,7 @@ class CalibrationService:
         self._ports: tuple[list[Port], list[Port]] | None = None
         self._observed: dict[Hashable, Any] = {}
         self._observed_bytes = 0
+        self._teacher_hashes: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
         self._latencies: dict[Hashable, float] = {}
         self._scores: dict[Hashable, Score] = {}
         self._teachers: dict[Hashable, _Teacher] = {}
@@ -104,8 +106,12 @@ class CalibrationService:
         Raises:
             UserError: a tensor cannot be observed, or a model does not run on the data.
         """
+        source = student.session_source()
         watched = any(r.teacher for r in requests)
-        prints = (fingerprint(student), fingerprint(teacher) if watched and teacher is not None else "")
+        prints = (
+            session_hash(source),
+            self._teacher_hash(teacher) if watched and teacher is not None else "",
+        )
         keys = [
             (prints[0], prints[1] if r.teacher else "", r.student, r.teacher, r.statistic.key)
             for r in requests
@@ -121,6 +127,7 @@ class CalibrationService:
                 list(missing.values()),
                 lambda most: self._counted(student, most),
                 lambda detail: self._tell("calibrate", f"{detail}{self._of_all()} samples"),
+                source,
             )
             found |= dict(zip(missing, filled, strict=True))
             for key, statistic in zip(missing, filled, strict=True):
@@ -202,22 +209,27 @@ class CalibrationService:
         return f"{n} held-back samples"
 
     def _score(self, student: Model, teacher: Model, part: Part, most: int | None) -> Score:
-        prints = fingerprint(student), fingerprint(teacher)
+        source = student.session_source()
+        prints = session_hash(source), self._teacher_hash(teacher)
         key = (*prints, part, most)
         if key not in self._scores:
-            known = self._teachers.get((prints[1], part, most))
-            if known is None:
-                known = _Teacher()
-                self._teachers = {k: v for k, v in self._teachers.items() if k[0] == prints[1]}  # type: ignore[index]
-                self._teachers[prints[1], part, most] = known
-            self._scores[key] = self._measure(student, teacher, known, part, most)
+            # Outputs are kept by batch, and metrics belong to so many samples.
+            on = (prints[1], part, most)
+            if on not in self._teachers:
+                if len(self._teachers) >= _TEACHERS:
+                    del self._teachers[next(iter(self._teachers))]
+                self._teachers[on] = _Teacher()
+            self._scores[key] = self._measure(source, teacher, self._teachers[on], part, most)
         return self._scores[key]
 
     def _measure(
-        self, student: Model, teacher: Model, known: _Teacher, part: Part, most: int | None
+        self, student: SessionSource, teacher: Model, known: _Teacher, part: Part, most: int | None
     ) -> Score:
         agreement = Agreement()
-        with _Lazily(teacher, self._open) as reference, _Lazily(student, self._open) as candidate:
+        with (
+            _Lazily(lambda: self._open(teacher.session_source())) as reference,
+            _Lazily(lambda: self._open(student)) as candidate,
+        ):
 
             def both() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
                 for number, batch in enumerate(self._scored(teacher, part, most)):
@@ -252,13 +264,14 @@ class CalibrationService:
 
     def latency(self, student: Model, teacher: Model) -> float:
         """Time of `student` over time of `teacher`, paired and interleaved, one sample and one thread."""
-        key = (fingerprint(student), fingerprint(teacher))
+        source = student.session_source()
+        key = (session_hash(source), self._teacher_hash(teacher))
         if key not in self._latencies:
             self._tell("latency", "student and teacher in turns")
             try:
                 found = compare_latency(
                     teacher.session_source(),
-                    student.session_source(),
+                    source,
                     self._first(teacher),
                     provider=self.provider,
                 )
@@ -295,13 +308,16 @@ class CalibrationService:
         required, overridable = self._ports
         return batches(self.dataset, required, most, part, overridable)
 
-    def _open(self, model: Model) -> Session:
+    def _open(self, source: SessionSource) -> Session:
         try:
-            return open_session(
-                model.session_source(), optimize="all", threads=self.threads, provider=self.provider
-            )
+            return open_session(source, optimize="all", threads=self.threads, provider=self.provider)
         except RuntimeFailure as e:
             raise UserError(f"the model does not load: {e.message}") from e
+
+    def _teacher_hash(self, teacher: Model) -> str:
+        if teacher not in self._teacher_hashes:
+            self._teacher_hashes[teacher] = session_hash(teacher.session_source())
+        return self._teacher_hashes[teacher]
 
     def _of_all(self) -> str:
         size = self.dataset.size
@@ -314,13 +330,13 @@ class CalibrationService:
 class _Lazily:
     """A session that is opened when it is first needed."""
 
-    def __init__(self, model: Model, opener: Callable[[Model], Session]) -> None:
-        self._model, self._open = model, opener
+    def __init__(self, opener: Callable[[], Session]) -> None:
+        self._open = opener
         self._session: Session | None = None
 
     def __call__(self) -> Session:
         if self._session is None:
-            self._session = self._open(self._model)
+            self._session = self._open()
         return self._session
 
     def __enter__(self) -> _Lazily:
@@ -364,48 +380,3 @@ def _twin(statistic: Any) -> Any:
     copy = statistic.fresh()
     copy.merge(statistic)
     return copy
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of everything that a session of the model depends on.
-
-    Weights in files of the user count by path, size and time of change; those that a pass made, by content.
-    """
-    return fingerprint_of(model.session_source())
-
-
-def fingerprint_of(source: SessionSource) -> str:
-    """The hash of a model that is about to be opened."""
-    digest = hashlib.sha256(source.proto)
-    spilled = None if source.spill is None else source.spill.path
-    if source.folder is not None:
-        proto = onnx.ModelProto.FromString(source.proto)
-        for path in sorted(_files(proto, source.folder)):
-            if path == spilled:
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-                continue
-            status = path.stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
-
-
-def _files(proto: Any, folder: Path) -> set[Path]:
-    found: set[Path] = set()
-    graphs = [proto.graph]
-    while graphs:
-        graph = graphs.pop()
-        for tensor in graph.initializer:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    found.add(Path(folder) / entry.value)
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
-                for tensor in (attribute.t, *attribute.tensors):
-                    for entry in tensor.external_data:
-                        if entry.key == "location":
-                            found.add(Path(folder) / entry.value)
-    return found

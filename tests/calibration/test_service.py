@@ -5,9 +5,11 @@ from onnx import parser
 
 from graphopt.calibration import collect
 from graphopt.calibration.data import open_dataset, ports_of
-from graphopt.calibration.service import CalibrationService, fingerprint
+from graphopt.calibration.fingerprint import session_hash
+from graphopt.calibration.service import CalibrationService
 from graphopt.calibration.statistics import Gram, Histogram, MeanDifference, MinMax, Moments
 from graphopt.errors import UserError
+from graphopt.io import session_source
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
 
@@ -342,16 +344,30 @@ def test_latency_is_measured_once():
     assert asked.latency_feeds()[0]["x"].shape == (1, 4)
 
 
-def test_the_fingerprint_follows_the_weights(tmp_path):
+def test_the_hash_follows_the_weights(tmp_path):
     proto = parser.parse_model(SMALL)
     del proto.graph.initializer[:]
     weights = np.zeros((4, 2), np.float32).repeat(1000, axis=1)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
     path = tmp_path / "m.onnx"
     onnx.save(proto, path)
-    before = fingerprint(Model.load(path))
-    assert fingerprint(Model.load(path)) == before
+    before = session_hash(Model.load(path).session_source())
+    assert session_hash(Model.load(path).session_source()) == before
     weights[0, 0] = 1
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
     onnx.save(proto, path)
-    assert fingerprint(Model.load(path)) != before
+    assert session_hash(Model.load(path).session_source()) != before
+
+
+def test_the_hash_of_weights_in_temporary_files_is_that_of_their_content(monkeypatch):
+    monkeypatch.setattr(session_source, "INLINE_LIMIT", 100)
+
+    def hash_of(value):
+        proto = parser.parse_model(SMALL)
+        weights = np.full((4, 2000), value, np.float32)
+        proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
+        source = Model.load(proto).session_source()
+        assert source.spill is not None
+        return session_hash(source)
+
+    assert hash_of(1) == hash_of(1) != hash_of(2)
