@@ -101,6 +101,14 @@ class _Runtime:
 
 
 @dataclass(frozen=True)
+class _NoRun:
+    """Why a candidate does not run, and onnxruntime's kind of failure."""
+
+    reason: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class _Candidate:
     """What is compared, and what is asked of it."""
 
@@ -168,7 +176,7 @@ class Prover:
             return replace(base, verdict="unproven", reason=ref.reason)
         run = _Candidate(source, prepacks(subject), level, budget)
         proof = self._judge(run, base)
-        if proof.verdict == "failed" or not thorough:
+        if proof.verdict != "proven" or not thorough:
             return proof
         # What the judge proved EXACT may still be computed in another order once it is optimized.
         relaxed = Level.CLOSE if level is Level.EXACT else level
@@ -207,7 +215,7 @@ class Prover:
         runtime: _Runtime,
         outputs: Sequence[Mapping[str, Value]],
         tolerances: Sequence[Mapping[str, Tolerance]],
-    ) -> list[list[OutputVerdict]] | str:
+    ) -> list[list[OutputVerdict]] | _NoRun:
         """Verdicts per probe, or why the candidate does not run."""
         ref, level, budget = self.reference, candidate.level, candidate.budget
         verdicts: list[list[OutputVerdict]] = []
@@ -226,21 +234,25 @@ class Prover:
                     )
         except RuntimeFailure as e:
             verb = "run" if e.kind == "run" else "load"
-            return f"the result does not {verb} under {runtime.name}: {e.message}"
+            return _NoRun(f"the result does not {verb} under {runtime.name}: {e.message}", e.kind)
         return verdicts
 
 
 def _add(
     proof: Proof,
     runtime: str,
-    result: list[list[OutputVerdict]] | str,
+    result: list[list[OutputVerdict]] | _NoRun,
     culprit: Culprit,
     excused: Mapping[str, str] | None = None,
 ) -> Proof:
     """`proof` with the verdicts under one more runtime."""
     proof = replace(proof, runtimes=(*proof.runtimes, runtime))
-    if isinstance(result, str):
-        return replace(proof, verdict="failed", culprit=culprit, reason=result)
+    if isinstance(result, _NoRun):
+        # A lossy pass may well choose a number format for which only its target has kernels.
+        lacking = result.kind == "no-kernel" and proof.numerics == Level.LOSSY.value
+        if lacking:
+            return replace(proof, verdict="unproven", reason=result.reason)
+        return replace(proof, verdict="failed", culprit=culprit, reason=result.reason)
     worst = {v.name: v for v in proof.outputs}
     failed: list[tuple[tuple[float, float], int, OutputVerdict]] = []
     for i, verdicts in enumerate(result):

@@ -36,11 +36,15 @@ ORT = PORTABLE
 
 # The model is cleaned up first: what is left has the names, and the fusions, of the model that will run.
 # Rounding comes before the search, so that no node is put back in float whose only fault was its rounding.
-INT8 = "default,insert-qdq,refine-weights,restore-float,correct-bias"
+INT8 = "default,insert-qdq,quantize-embeddings,refine-weights,restore-float,correct-bias,dedup-initializers"
+INT8_DYNAMIC = "default,orient-gemm,quantize-dynamic,quantize-embeddings,dedup-initializers"
+# What is expanded at load is so last: until then the weights are where the passes on rounding look for them.
+_SMALL = "refine-weights,quantize-embeddings,expand-weights,dedup-initializers"
+INT8_WEIGHTS = f"default,orient-gemm,quantize-weights{{bits=8}},{_SMALL}"
+INT4_WEIGHTS = f"default,orient-gemm,quantize-weights{{bits=4 block_size=32}},{_SMALL}"
 # onnxruntime's CUDA provider has no integer kernel for QDQ other than MatMulNBits.
-INT8_CUDA = "default,quantize-weights{bits=8},refine-weights"
-INT8_DYNAMIC = "default,quantize-dynamic"
-INT8_WEIGHTS = "default,quantize-weights{bits=8},refine-weights"
-INT4_WEIGHTS = "default,quantize-weights{bits=4 block_size=32},refine-weights"
+INT8_CUDA = INT8_WEIGHTS
 FP16 = "default,convert-fp16"
-BF16 = "default,convert-bf16"
+# onnxruntime's CPU provider has no bfloat16 arithmetic: there only the weights are stored that way.
+BF16 = "default,convert-bf16{storage=weights}"
+BF16_COMPUTE = "default,convert-bf16"
