@@ -57,6 +57,7 @@ class Collector:
         max_batch: most samples at a time.
         slice_bytes: most bytes of observed values at a time, beyond one tensor of one sample.
         optimize: onnxruntime's optimization level.
+        prepack: let kernels copy weights into the layout that they like best.
     """
 
     provider: str
@@ -64,6 +65,7 @@ class Collector:
     max_batch: int
     slice_bytes: int
     optimize: Optimize = "none"
+    prepack: bool = True
 
     def collect(
         self,
@@ -165,7 +167,12 @@ class Collector:
 
     def _session(self, source: Cut) -> Session:
         return open_session(
-            source, optimize=self.optimize, threads=self.threads, provider=self.provider, arena=False
+            source,
+            optimize=self.optimize,
+            threads=self.threads,
+            provider=self.provider,
+            arena=False,
+            prepack=self.prepack,
         )
 
     def _sizes(self, sides: Sequence[_Side], batches: Batches) -> list[dict[str, int]]:

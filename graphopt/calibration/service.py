@@ -37,6 +37,7 @@ _CACHED_OUTPUTS: Final = 32 << 20
 _TEACHERS: Final = 4
 _LEAST_SLICE: Final = 16 << 20
 _MOST_SLICE: Final = 256 << 20
+_PREPACKED: Final = 256 << 20
 _FLOATS: Final = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -120,7 +121,8 @@ class CalibrationService:
         found: dict[Hashable, Any] = {k: self._observed[k] for k in keys if k in self._observed}
         if missing:
             size = self._slice_bytes or min(max(student.nbytes // 2, _LEAST_SLICE), _MOST_SLICE)
-            collector = Collector(self.provider, self.threads, self.max_batch, size, self._optimize)
+            prepack = student.nbytes < _PREPACKED  # it holds a second copy of the weights
+            collector = Collector(self.provider, self.threads, self.max_batch, size, self._optimize, prepack)
             filled = collector.collect(
                 student,
                 teacher,
