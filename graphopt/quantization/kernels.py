@@ -39,6 +39,7 @@ _INSTEAD: Final = {
 #: Operators that move integers as they are stored, such as a Gather of int8 embeddings.
 STORED_MOVES: Final = MOVES - {"ArgMax"} | {"Concat", "DepthToSpace", "GatherND", "Pad", "SpaceToDepth"}
 _WIDEST: Final = 16
+_ARITHMETIC: Final = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _PLUMBING: Final = frozenset((Q, DQ, "DynamicQuantizeLinear", "Constant", "If", "Loop", "Scan"))
 
 
@@ -126,10 +127,15 @@ def _explained(prediction: Prediction, target: str) -> Prediction:
 
 
 def is_quantized(view: GraphView, node: Node) -> bool:
-    """Whether a DequantizeLinear stands before `node` or a QuantizeLinear behind it."""
+    """Whether a DequantizeLinear stands before `node`, or a QuantizeLinear behind an arithmetic operator.
+
+    What else stands before a QuantizeLinear may just be where the float part of the model ends.
+    """
     if any(source is not None and source.op == DQ for source in map(view.producer, node.inputs)):
         return True
-    return any(reader.op == Q for t in node.outputs if t.name for reader in view.consumers(t))
+    return node.op in _ARITHMETIC and any(
+        reader.op == Q for t in node.outputs if t.name for reader in view.consumers(t)
+    )
 
 
 def _judged(view: GraphView, target: str) -> dict[Node, tuple[Verdict, bool]]:
