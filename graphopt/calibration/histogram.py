@@ -46,6 +46,9 @@ class Histogram:
         nans, infinities: values that are not finite, all channels together.
     """
 
+    #: The result has the same bits however the data is divided.
+    exact = True
+
     def __init__(self, bins: int = 2048, axis: int | None = None) -> None:
         if bins < 2:
             raise ValueError(f"a histogram needs at least 2 bins, not {bins}")

@@ -63,7 +63,8 @@ class CalibrationService:
         tell: called with a stage and a detail as work goes on.
         part: which samples `observe` takes.
         optimize: onnxruntime's optimization level while observing. "all" is faster (2.6 times, measured on a
-            residual network), but what it fuses, and so the last bits, depends on what is observed.
+            residual network), but what it fuses, and so the last bits, depends on what is observed. By
+            default it is "none" for statistics that promise the same bits however the data is divided.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class CalibrationService:
         slice_bytes: int | None = None,
         tell: Callable[[str, str], None] = lambda stage, detail: None,
         part: Part = "calibration",
-        optimize: Optimize = "none",
+        optimize: Optimize | None = None,
     ) -> None:
         self.dataset, self.provider, self.metric, self.part = dataset, provider, metric, part
         self.threads = threads or 0
@@ -122,7 +123,9 @@ class CalibrationService:
         if missing:
             size = self._slice_bytes or min(max(student.nbytes // 2, _LEAST_SLICE), _MOST_SLICE)
             prepack = student.nbytes < _PREPACKED  # it holds a second copy of the weights
-            collector = Collector(self.provider, self.threads, self.max_batch, size, self._optimize, prepack)
+            exact = any(getattr(r.statistic, "exact", False) for r in missing.values())
+            level: Optimize = self._optimize or ("none" if exact else "all")
+            collector = Collector(self.provider, self.threads, self.max_batch, size, level, prepack)
             filled = collector.collect(
                 student,
                 teacher,

@@ -52,6 +52,9 @@ class MinMax:
         nonfinite: NaNs and infinities.
     """
 
+    #: The result has the same bits however the data is divided.
+    exact = True
+
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
         self.low: Float64 = np.zeros(0)
@@ -126,6 +129,9 @@ class MovingMinMax:
         nonfinite: NaNs and infinities.
     """
 
+    #: The result has the same bits however the data is divided.
+    exact = True
+
     def __init__(self, momentum: float = 0.9, axis: int | None = None) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"the momentum must be in [0, 1), not {momentum}")
@@ -186,6 +192,9 @@ class Moments:
         count: finite values per channel, shape (channels,).
         nonfinite: NaNs and infinities, all channels together.
     """
+
+    #: The result has the same bits however the data is divided.
+    exact = True
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
@@ -270,6 +279,9 @@ class MeanDifference:
     Args:
         axis: the channels' axis; None for the whole tensor.
     """
+
+    #: The result has the same bits however the data is divided.
+    exact = True
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
