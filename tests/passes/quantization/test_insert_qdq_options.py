@@ -11,6 +11,8 @@ from weight_models import build, sqnr
 
 from graphopt.errors import UserError
 from graphopt.model import Model
+from graphopt.pipeline.manager import Settings, execute
+from graphopt.pipeline.targets import get_target
 from graphopt.runtime.kernels import executed
 from graphopt.testing import Applied, apply, assert_same_interface
 from graphopt_passes.quantization import insert_qdq
@@ -164,6 +166,33 @@ def test_no_data() -> None:
 def test_without_anything_to_quantize_no_data_is_needed() -> None:
     text = "(float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
     assert not apply(InsertQDQ(), build(text, ir=8, opset=17)).journal.changes
+
+
+class Book:
+    """Ranges that the user handed in."""
+
+    def __init__(self, ranges: dict[str, tuple[float, float]]) -> None:
+        self.ranges = ranges
+        self.checked: list[Model] = []
+
+    def check(self, model: Model) -> None:
+        self.checked.append(model)
+
+    def get(self, name: str) -> tuple[float, float] | None:
+        return self.ranges.get(name)
+
+
+def test_ranges_of_the_user_need_no_data_and_win() -> None:
+    book = Book({"x": (-2.0, 2.0), "r": (0.0, 5.1), "y": (-20.0, 31.0)})
+    done = execute(Model.load(model()), [InsertQDQ()], Settings(get_target("portable"), ranges=book))
+    values = {t.name: t.values for body in done.model.bodies() for t in body.initializers}
+    assert len(book.checked) == 1
+    assert float(values["x_scale"]) == pytest.approx(4 / 255)
+    assert float(values["r_scale"]) == pytest.approx(0.02)
+    assert int(values["y_zero_point"]) == 100
+    del book.ranges["y"]
+    with pytest.raises(UserError, match="needs typical inputs"):
+        execute(Model.load(model()), [InsertQDQ()], Settings(get_target("portable"), ranges=book))
 
 
 def test_values_that_are_not_finite() -> None:
