@@ -185,8 +185,8 @@ class Layer:
         """The grid of the weight, per row where that says it all.
 
         Args:
-            codes: the stored integers. Where they use fewer bits than their type has, so must new ones: 3 bits
-                are stored in 4, and 7-bit weights, which some processors need, in 8.
+            codes: the stored integers. Where they use fewer bits than their type has, so must new ones: 3
+                bits are stored in 4, and 7-bit weights, which some processors need, in 8.
         """
         grid = self.quantized.grid
         scale = self._spread(grid, grid.scale)

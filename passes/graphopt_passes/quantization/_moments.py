@@ -58,6 +58,12 @@ class Sums:
             if f.name != "count" and terms.size:
                 self.add(f.name, terms)
 
+    def of_rows(self, rows: slice) -> Sums:
+        """The sums of some of the N outputs."""
+        parts = {name: getattr(self, name) for name in ("xd", "d", "dd", "y", "yy")}
+        kept = {name: part[..., rows] if part.size else part for name, part in parts.items()}
+        return Sums(xx=self.xx, x=self.x, count=self.count, **kept)
+
 
 class LayerMoments:
     """The sums of `Sums` in two halves, for one to check what was learned from the other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -34,10 +34,14 @@ _SWEEPS: Final = 4
 _UNKNOWN_DIM: Final = 32
 # Bytes of moments that are held at a time.
 _HELD: Final = 1 << 29
+# Weights from which on it can be told whether they are scaled, or only rounded.
+_TELLING: Final = 8
 # GPTQ's own, for data that cannot be halved.
 GPTQ_DAMPING: Final = 0.01
 # What is tried where no damping is given.
 _DAMPINGS: Final = (0.1, 0.01, 1e-3, 1e-4)
+# Outputs of a layer on which dampings are compared.
+_JUDGED_ROWS: Final = 64
 # Relative decrease of the error below which a layer stays as it is.
 _WORTH: Final = 2e-3
 
@@ -122,7 +126,10 @@ def refine(
 
 def _best_damping(moments: LayerMoments, lattice: Lattice, now: Floats, floats: Floats, shift: bool) -> float:
     """The damping with which weights rounded for one half of the data suit the other half best."""
-    halves = [_Error(half, now, floats, shift) for half in moments.halves if half.count]
+    rows = slice(None, None, -(-now.shape[1] // _JUDGED_ROWS))
+    now, floats = now[:, rows], floats[:, rows]
+    lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows])
+    halves = [_Error(half.of_rows(rows), now, floats, shift) for half in moments.halves if half.count]
     if len(halves) < 2:
         return GPTQ_DAMPING
     found = []
@@ -194,6 +201,8 @@ class _Error:
 def _check_same_layer(now: Floats, floats: Floats) -> None:
     """Refuse a layer whose channels were scaled since: its outputs are not meant to be the teacher's."""
     for axis in (1, 2):
+        if now.shape[axis] < _TELLING:
+            continue
         product = (now * floats).sum(axis=axis)
         power = (floats**2).sum(axis=axis)
         similar = product**2 > 0.95 * power * (now**2).sum(axis=axis)
@@ -217,13 +226,15 @@ def plan_sweeps(
         For each sweep the layers, each with whether no other layer of the sweep comes before it.
     """
     levels = by_depth(graph, layers)
+    if not levels:
+        return []
     allowed = len(levels)
     if sequential == "no":
         allowed = 1
     elif sequential == "auto":
         work = sum(layer.work * _positions(graph, layer) for layer in layers)
         allowed = max(_SWEEPS, _SWEEP_WORK // max(work, 1))
-    per_sweep = -(-len(levels) // max(1, min(allowed, len(levels))))
+    per_sweep = -(-len(levels) // min(allowed, len(levels)))
     sweeps = []
     for start in range(0, len(levels), per_sweep):
         members = levels[start : start + per_sweep]

@@ -27,6 +27,7 @@ from graphopt_passes.quantization._rounding import (
     search_scales,
     solve,
 )
+from graphopt_passes.quantization._rounding.gptq import Ordered, sweep
 
 
 def make(
@@ -108,6 +109,12 @@ def test_never_worse_than_nearest(seed: int, groups: int, rows: int, columns: in
             assert (problem.losses(solve(problem, method).codes) <= nearest).all(), method
     found = solve(problem, "gptq", groups=np.zeros(columns, int))
     assert found.loss <= solve(problem, "gptq").loss * (1 + 1e-6) + 1e-12
+
+
+def test_the_errors_that_gptq_hands_on_add_up_to_the_objective() -> None:
+    problem = make(4, groups=2, rows=3, columns=10)
+    codes, losses = sweep(Ordered.of(problem), problem.target, problem.lattice)
+    np.testing.assert_allclose(losses, problem.losses(codes), rtol=1e-9)
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])

@@ -19,15 +19,17 @@ BLOCK = 64
 # A code moves only if that lowers the objective by more than rounding errors may suggest: the parabola's
 # minimum is nearer to the new code by this part of a step.
 _MARGIN = 1e-6
+# Part of the codes that a sweep has to change for another one to be worth its time.
+_FEW = 2e-4
 
 
 def descend(problem: Problem, codes: Floats, sweeps: int, *, block: int = BLOCK) -> Floats:
-    """Improve `codes` one column at a time until none changes, at most `sweeps` times over all columns.
+    """Improve `codes` one column at a time until next to none changes.
 
     Args:
         problem: what to minimize.
         codes: a solution, (G, N, K); not changed.
-        sweeps: how often to go over all columns.
+        sweeps: how often to go over all columns at most.
         block: columns whose changes reach the gradient of the rest in one matrix product.
 
     Returns:
@@ -39,7 +41,7 @@ def descend(problem: Problem, codes: Floats, sweeps: int, *, block: int = BLOCK)
     columns = codes.shape[2]
     gradient = (lattice.values(codes) - problem.target) @ hessian
     for _ in range(sweeps):
-        moved = False
+        moved = 0
         for start in range(0, columns, block):
             stop = min(start + block, columns)
             inner = gradient[..., start:stop]  # a view: steps below keep it up to date
@@ -58,10 +60,10 @@ def descend(problem: Problem, codes: Floats, sweeps: int, *, block: int = BLOCK)
                 steps[..., k - start : k - start + 1] = step
                 inner += step * hessian[:, None, k, start:stop]
             if steps.any():
-                moved = True
+                moved += int(np.count_nonzero(steps))
                 gradient[..., :start] += steps @ hessian[:, start:stop, :start]
                 gradient[..., stop:] += steps @ hessian[:, start:stop, stop:]
-        if not moved:
+        if moved <= _FEW * codes.size:
             break
     return codes
 

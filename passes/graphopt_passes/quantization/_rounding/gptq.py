@@ -6,9 +6,13 @@ Pre-trained Transformers", arXiv:2210.17323, 2022.
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import Any
 
-from graphopt_passes.quantization._rounding.problem import Floats, Problem
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt_passes.quantization._rounding.problem import Floats, Lattice, Problem
 
 # Columns whose updates are applied to the rest in one matrix product.
 BLOCK = 64
@@ -20,13 +24,41 @@ def gptq(problem: Problem, *, block: int = BLOCK) -> Floats:
     The order is that of each group. Scales stay what they are, whatever the order, so the result fits any
     lattice, those of blocks included. Never worse than rounding to nearest: a row for which it is gets that.
     """
-    order = np.argsort(-problem.diagonal, axis=1, kind="stable")
-    hessian = np.take_along_axis(problem.hessian, order[:, :, None], 1)
-    hessian = np.take_along_axis(hessian, order[:, None, :], 2)
-    weights = np.take_along_axis(problem.target, order[:, None, :], 2)
-    lattice = problem.lattice.reordered(order)
-    factor = _inverse_factor(hessian)
+    codes, _ = sweep(Ordered.of(problem), problem.target, problem.lattice, block)
+    return problem.better(problem.lattice.nearest(problem.target), codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """What GPTQ needs of a Hessian, for any weights and lattice.
+
+    Attributes:
+        order: columns in the order in which they are rounded, (G, K).
+        factor: upper triangular U with U^T U = H^-1 in that order, (G, K, K).
+    """
+
+    order: NDArray[Any]
+    factor: Floats
+
+    @staticmethod
+    def of(problem: Problem) -> Ordered:
+        """Of the Hessian of `problem`."""
+        order = np.argsort(-problem.diagonal, axis=1, kind="stable")
+        hessian = np.take_along_axis(problem.hessian, order[:, :, None], 1)
+        hessian = np.take_along_axis(hessian, order[:, None, :], 2)
+        return Ordered(order, _inverse_factor(hessian))
+
+
+def sweep(ordered: Ordered, target: Floats, lattice: Lattice, block: int = BLOCK) -> tuple[Floats, Floats]:
+    """Round all columns of `target`, (G, N, K), once: the codes, and the objective of each row, (G, N).
+
+    The objective comes for free: it is the sum of the squared errors that are handed on.
+    """
+    order, factor = ordered.order, ordered.factor
+    weights = np.take_along_axis(target, order[:, None, :], 2)
+    lattice = lattice.reordered(order)
     codes = np.empty_like(weights)
+    losses = np.zeros(weights.shape[:2])
     columns = weights.shape[2]
     for start in range(0, columns, block):
         stop = min(start + block, columns)
@@ -39,9 +71,9 @@ def gptq(problem: Problem, *, block: int = BLOCK) -> Floats:
             errors[..., k - start : k - start + 1] = error
             weights[..., k:stop] -= error * factor[:, None, k, k:stop]
         weights[..., stop:] -= errors @ factor[:, start:stop, stop:]
+        losses += np.einsum("gnk,gnk->gn", errors, errors)
     back = np.argsort(order, axis=1, kind="stable")
-    result = np.take_along_axis(codes, back[:, None, :], 2)
-    return problem.better(problem.lattice.nearest(problem.target), result)
+    return np.take_along_axis(codes, back[:, None, :], 2), losses
 
 
 def _inverse_factor(hessian: Floats) -> Floats:

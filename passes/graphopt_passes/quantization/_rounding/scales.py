@@ -14,14 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt_passes.quantization._rounding.gptq import gptq
+from graphopt_passes.quantization._rounding.gptq import Ordered, sweep
 from graphopt_passes.quantization._rounding.problem import Floats, Lattice, Problem
 
 #: Fractions of the scale that are tried.
 FRACTIONS: Final = np.linspace(1.1, 0.4, 29)
 # Weights that are rounded at a time, and what all fractions may cost: large layers try fewer.
 _HELD: Final = 1 << 23
-_WORK: Final = 1 << 36
+_WORK: Final = 1 << 31
 
 
 def search_scales(problem: Problem, groups: NDArray[Any]) -> Lattice:
@@ -43,21 +43,17 @@ def search_scales(problem: Problem, groups: NDArray[Any]) -> Lattice:
     scale = np.broadcast_to(lattice.scale[..., :width], shape)
     zero = np.broadcast_to(lattice.zero[..., :width], shape)
     lattice = replace(lattice, scale=scale, zero=zero)
-    best = _by_gptq(replace(problem, lattice=lattice))
+    ordered = Ordered.of(problem)
+    best, least = _by_gptq(ordered, problem.target, lattice)
     if count > 1:
-        blocks = _by_gptq(replace(problem, lattice=_by_block(problem, lattice, groups, count)))
-        losses = [
-            replace(problem, lattice=x).losses(gptq(replace(problem, lattice=x))) for x in (best, blocks)
-        ]
-        wins = (losses[1] < losses[0])[..., None]
-        best = replace(best, scale=np.where(wins, blocks.scale, best.scale))
+        blocks, losses = _by_gptq(ordered, problem.target, _by_block(problem, lattice, groups, count))
+        best = replace(best, scale=np.where((losses < least)[..., None], blocks.scale, best.scale))
     return best
 
 
-def _by_gptq(problem: Problem) -> Lattice:
-    """The best fraction of all scales of a row, by trying several in one go: rows are independent."""
-    lattice = problem.lattice
-    groups, rows, columns = problem.target.shape
+def _by_gptq(ordered: Ordered, target: Floats, lattice: Lattice) -> tuple[Lattice, Floats]:
+    """The best fraction of all scales of a row, and the rows' errors: several are tried in one go."""
+    groups, rows, columns = target.shape
     tried = _affordable(groups * rows * columns * columns)
     best = np.full((groups, rows), np.inf)
     kept = lattice.scale.copy()
@@ -65,21 +61,17 @@ def _by_gptq(problem: Problem) -> Lattice:
     for start in range(0, len(tried), size):
         part = tried[start : start + size]
         scales = [_storable(lattice.scale * f) for f in part]
-        stacked = Problem(
-            problem.hessian,
-            np.concatenate([problem.target] * len(part), axis=1),
-            replace(
-                lattice,
-                scale=np.concatenate(scales, axis=1),
-                zero=np.concatenate([lattice.zero] * len(part), axis=1),
-            ),
+        stacked = replace(
+            lattice,
+            scale=np.concatenate(scales, axis=1),
+            zero=np.concatenate([lattice.zero] * len(part), axis=1),
         )
-        losses = stacked.losses(gptq(stacked)).reshape(groups, len(part), rows)
-        for rank, scale in enumerate(scales):
-            wins = losses[:, rank] < best
-            best = np.where(wins, losses[:, rank], best)
+        _, found = sweep(ordered, np.concatenate([target] * len(part), axis=1), stacked)
+        for losses, scale in zip(np.split(found, len(part), axis=1), scales, strict=True):
+            wins = losses < best
+            best = np.where(wins, losses, best)
             kept = np.where(wins[..., None], scale, kept)
-    return replace(lattice, scale=kept)
+    return replace(lattice, scale=kept), best
 
 
 def _affordable(work: int) -> Floats:

@@ -15,7 +15,7 @@ from graphopt_passes.quantization._rounding.problem import Floats, Lattice, Prob
 from graphopt_passes.quantization._rounding.scales import search_scales
 
 Method = Literal["gptq", "obq", "adaround", "nearest"]
-METHODS: Final[tuple[str, ...]] = get_args(Method)
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
 # How often codes and scales take turns at most, and the relative decrease below which they stop.
 _ROUNDS = 4
 _SETTLED = 5e-3
