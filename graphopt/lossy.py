@@ -147,7 +147,7 @@ def measure(
     judged = outcome.judgement
     score = judged.score if judged is not None else None
     if judged is None or score is None:
-        return Measured()
+        return Measured(left_float=left_float(outcome.run), warnings=_idle(outcome.run))
     misses, warnings = list(judged.misses), []
     timed = _latency(original, outcome.run.model, target, feeds)
     if isinstance(timed, str):
@@ -226,6 +226,15 @@ def _not_faster(timed: LatencyReport) -> str:
         more = f"; and {len(timed.fell_back) - _SHORT} more" if len(timed.fell_back) > _SHORT else ""
         text += f". In spite of Q/DQ these run in float: {shown}{more}"
     return text
+
+
+def _idle(run: Execution) -> tuple[str, ...]:
+    """A warning if the passes that were to move the numbers did not."""
+    lossy = [item.name for item in run.order if item.numerics is Numerics.LOSSY]
+    if any(change.key.pass_name in lossy for change in run.journal.changes):
+        return ()
+    names = ", ".join(dict.fromkeys(lossy))
+    return (f"the numbers are as they were: {names} found nothing to change",)
 
 
 def left_float(run: Execution) -> tuple[FloatNode, ...]:

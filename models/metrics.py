@@ -3,9 +3,9 @@
     graphopt run models/digits_cnn.onnx --passes int8 --data models/digits.npz \\
         --metric models/metrics.py:accuracy --max-drop accuracy=0.5
 
-A metric is called with an iterable of (sample, outputs): mappings from names to arrays, whose first axis counts
-samples. A sample holds what the data holds: the model's inputs, and the answers. It returns a number, or
-numbers by name; higher is better.
+A metric is called with an iterable of (sample, outputs): mappings from names to arrays, whose first axis
+counts samples. A sample holds what the data holds: the model's inputs, and the answers. A metric returns a
+number, or numbers by name; higher is better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def accuracy(results: Iterable[tuple[Arrays, Arrays]]) -> float:
 
 
 def psnr(results: Iterable[tuple[Arrays, Arrays]]) -> float:
-    """Mean peak signal-to-noise ratio in dB of `restored` (N, 1, H, W) to `clean`, whose values are 0 to 1."""
+    """Mean peak signal-to-noise ratio in dB of `restored` (N, 1, H, W) to `clean`, from 0 to 1."""
     found: list[float] = []
     for sample, outputs in results:
         error = np.mean((outputs["restored"].astype(np.float64) - sample["clean"]) ** 2, axis=(1, 2, 3))

@@ -30,7 +30,7 @@ def _accuracy(found: AccuracyReport, console: Console) -> None:
     rows = table("accuracy", "before", "after", "", numbers=(1, 2), title="")
     for row in found.metrics:
         rows.add_row(
-            clean(row.name), f"{row.before:.4g}", f"{row.after:.4g}", f"{row.after - row.before:+.3g}"
+            clean(row.name), f"{row.before:#.4g}", f"{row.after:#.4g}", f"{row.after - row.before:+.2g}"
         )
     sqnr = "identical" if math.isinf(found.sqnr_db) else f"{found.sqnr_db:.1f} dB"
     rows.add_row("SQNR (worst output)", "", sqnr, "")
@@ -46,12 +46,22 @@ def _latency(found: LatencyReport, console: Console) -> None:
     rows = table("latency", "before", "after", "ratio", "", numbers=(1, 2, 3))
     rows.add_row(
         found.provider.removesuffix("ExecutionProvider"),
-        f"{found.before_ms:.3g} ms",
-        f"{found.after_ms:.3g} ms",
+        _time(found.before_ms),
+        _time(found.after_ms),
         f"{found.ratio:.2f}",
         f"{found.verdict} (95%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
     )
     show(console, rows)
+
+
+def _time(milliseconds: float) -> str:
+    """Three digits, and a unit that makes them easy to read."""
+    value, unit = next(
+        ((milliseconds * f, u) for f, u in ((1e3, "µs"), (1.0, "ms")) if milliseconds * f < 1000),
+        (milliseconds / 1e3, "s"),
+    )
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f} {unit}"
 
 
 def _left_float(nodes: tuple[FloatNode, ...], console: Console, *, verbose: bool) -> None:

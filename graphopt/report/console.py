@@ -103,13 +103,21 @@ def verdict(word: str, reason: str, console: Console) -> None:
 
 def _default_reason(report: RunReport) -> str:
     return {
-        "proven": "the result computes the same as the input",
+        "proven": _proven(report),
         "unproven": "no runtime here can tell whether the result is right",
         "not verified": "the result was not compared with the input (--verify off)",
         "rolled back": _rolled_back(report.culprits),
         "over budget": "the result moves the numbers further than allowed",
         "failed": "the result is wrong; nothing was written",
     }[report.verdict]
+
+
+def _proven(report: RunReport) -> str:
+    if report.accuracy is None:
+        return "the result computes the same as the input"
+    if report.accuracy.budget:
+        return "the result is as accurate as asked for"
+    return "the result is as accurate as measured below; nothing was asked for"
 
 
 def _rolled_back(culprits: Sequence[Culprit]) -> str:
@@ -151,7 +159,9 @@ def _sizes(report: RunReport, console: Console) -> None:
             "  without Constant", *_pair(before.nodes_without_constants, after.nodes_without_constants)
         )
     rows.add_row("initializers", *_pair(before.initializers, after.initializers))
-    rows.add_row("parameters", *_pair(before.parameters, after.parameters))
+    # Weights that became integers are no parameters any more: that is no loss, and not to look like one.
+    lossy = report.accuracy is not None or any(p.numerics == "LOSSY" and p.rewrites for p in report.passes)
+    rows.add_row("float parameters" if lossy else "parameters", *_pair(before.parameters, after.parameters))
     if report.output and report.input.bytes:
         what, old, new = "file", report.input.bytes, report.output.bytes
     else:
