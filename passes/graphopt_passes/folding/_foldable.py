@@ -36,6 +36,10 @@ _PACKED = {
     if hasattr(onnx.TensorProto, name)
 }
 
+_SMALL = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, *_PACKED})
+_WIDENING = frozenset({"BitShift", "BitwiseAnd", "Cast", "CastLike"})
+_MANY = 256
+
 _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 _MOVES = frozenset(
     "Compress Concat ConstantOfShape DepthToSpace Equal Expand Flatten Gather GatherElements GatherND "
@@ -59,9 +63,10 @@ _ELEMENTWISE = frozenset(
 def may_fold(node: Node, graph: GraphView) -> bool:
     """Whether `node` gives the same tensors on every run from the same inputs.
 
-    Quantization is left alone on purpose: folding a DequantizeLinear would undo it.
+    Quantization is left alone on purpose: folding a DequantizeLinear would undo it. So are weights that are
+    stored in a byte or less and widened when the model is loaded.
     """
-    if node.domain or node.op in _NEVER or not graph.is_op(node, node.op):
+    if node.domain or node.op in _NEVER or not graph.is_op(node, node.op) or _widens_weight(node, graph):
         return False
     for value in node.attrs.values():
         if isinstance(value, AttributeRef):
@@ -73,6 +78,14 @@ def may_fold(node: Node, graph: GraphView) -> bool:
     if node.op == "BatchNormalization":
         return not graph.attr(node, "training_mode") and sum(bool(t.name) for t in node.outputs) == 1
     return True
+
+
+def _widens_weight(node: Node, graph: GraphView) -> bool:
+    """Whether `node` unpacks, or makes wide, a constant of many small integers."""
+    if node.op not in _WIDENING or graph.dtype(node.inputs[0]) not in _SMALL:
+        return False
+    stored = graph.constant(node.inputs[0])
+    return stored is not None and math.prod(stored.shape) >= _MANY
 
 
 def is_exact(node: Node, graph: GraphView) -> bool:

@@ -360,3 +360,21 @@ def test_range_gets_scalars() -> None:
     (node,) = [n for n in done.proto.graph.node if n.op_type == "Range"]
     limit = next(t for t in done.proto.graph.initializer if t.name == node.input[1])
     assert list(limit.dims) == []
+
+
+def test_weights_stored_in_bytes_stay_stored_in_bytes() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])
+    stored = np.arange(512, dtype=np.int8).reshape(16, 32)
+    nodes = [
+        helper.make_node("Cast", ["stored"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "scale"], ["weight"]),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    tensors = [
+        onnx.numpy_helper.from_array(stored, "stored"),
+        onnx.numpy_helper.from_array(np.full(32, 0.25, np.float32), "scale"),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    opset = [helper.make_opsetid("", 17)]
+    assert_refuses(FoldConstants(), helper.make_model(graph, opset_imports=opset, ir_version=8))
