@@ -15,7 +15,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -159,15 +159,15 @@ def floats(model: onnx.ModelProto) -> str:
     return f"{len(left)}/{len(linear)}"
 
 
-def table(case: Case, only: str | None = None) -> list[str]:
-    """The case's section of the page."""
+def table(case: Case, only: str | None = None, skip: Sequence[str] = ()) -> list[str]:
+    """The case's section of the page; rows whose name has a word of `skip` in it are left out."""
     want = outputs(case.model, case.test, case.batch)
     target = want if case.target is None else case.target
     score = METRICS[case.metric]
     best = score(want, target)
     results: list[tuple[str, str, Measured | str]] = []
     for name, pipeline in ROWS:
-        if only is not None and only not in name and name != BASE:
+        if name != BASE and ((only or "") not in name or any(word in name for word in skip)):
             continue
         try:
             results.append((name, pipeline, quantize(case, pipeline, want, target)))
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", required=True, metavar="KEY=VALUE,...")
     parser.add_argument("--output", type=Path, help="the page; by default it is printed")
     parser.add_argument("--only", help="rows whose name has this in it")
+    parser.add_argument("--skip", action="append", default=[], help="rows to leave out, likewise")
     args = parser.parse_args()
     page = [
         "# Accuracy recovery: what each algorithm brings back",
@@ -244,7 +245,7 @@ def main() -> None:
         "",
     ]
     for text in args.case:
-        page += table(read_case(text), args.only)
+        page += table(read_case(text), args.only, args.skip)
     if args.output:
         args.output.write_text("\n".join(page), encoding="utf-8")
     else:
