@@ -105,6 +105,8 @@ def weight_elements(graph: GraphView, node: Node) -> int:
 def restore(graph: Rewriter, node: Node, ctx: PassContext) -> None:
     """Have `node` compute in float: its constants as they were, its activations without their pairs.
 
+    An activation that an integer kernel computes stays what that kernel makes of it.
+
     Call inside a site or a trial. What the pairs around it were good for is not looked at: see `tidy`.
     """
     for slot, tensor in enumerate(node.inputs):
@@ -114,8 +116,16 @@ def restore(graph: Rewriter, node: Node, ctx: PassContext) -> None:
             graph.set_input(node, slot, graph.new_constant(f"{tensor.name}_float", values))
             continue
         pair = pair_before(graph, tensor)
-        if pair is not None:
+        # A float reader beside the pair would take the integer kernel from the node before it.
+        if pair is not None and not _is_integer_result(graph, pair.source):
             graph.set_input(node, slot, pair.source)
+
+
+def _is_integer_result(graph: GraphView, source: Tensor) -> bool:
+    node = graph.producer(source)
+    while node is not None and node.op in ("Relu", "Clip"):
+        node = graph.producer(node.inputs[0])
+    return node is not None and node.op in (*ANCHORS, *GLUE) and _is_integer(graph, node)
 
 
 def _float_values(graph: GraphView, node: Node, slot: int, stored: Node, ctx: PassContext) -> Array:
@@ -154,14 +164,10 @@ def _drop_pairs(graph: Rewriter) -> bool:
         if not any(graph.is_read(r.outputs[0]) for r in readers):
             continue  # dead already: it goes with the site
         users = [u for r in readers for u in graph.consumers(r.outputs[0])]
-        if any(_is_integer(graph, u) for u in users) or _needs_output_pair(graph, source):
+        useful = any(_is_integer(graph, u) for u in users) or _needs_output_pair(graph, source)
+        if useful and not _would_be_requantized(graph, source):
             continue
-        for reader in readers:
-            try:
-                graph.bypass(reader.outputs[0], source)
-                changed = True
-            except RefusedRewrite:
-                continue  # it computes an output of the graph by that name
+        changed = _bypass_pair(graph, quantize) or changed
     return changed
 
 
@@ -175,11 +181,42 @@ def _drop_glue(graph: Rewriter) -> bool:
         after = any(_is_integer(graph, u) for u in _users(graph, node.outputs[0]))
         if before and after:
             continue
+        behind = [q for q in graph.consumers(node.outputs[0]) if q.op == "QuantizeLinear"]
+        bypassed = [_bypass_pair(graph, quantize) for quantize in behind]
+        if not all(bypassed):
+            continue
+        changed = True
         for slot, pair in zip(_operands(node), pairs, strict=True):
-            if pair is not None:
+            if pair is not None and not _is_integer_result(graph, pair.source):
                 graph.set_input(node, slot, pair.source)
-                changed = True
     return changed
+
+
+def _would_be_requantized(graph: GraphView, source: Tensor) -> bool:
+    """Whether a node in float computes `source` between a DequantizeLinear and this pair.
+
+    onnxruntime quantizes the float weight of such a node itself, for each tensor and without being asked.
+    """
+    node = graph.producer(source)
+    while node is not None and node.op in ("Relu", "Clip"):
+        node = graph.producer(node.inputs[0])
+    return (
+        node is not None
+        and node.op in ANCHORS
+        and not _is_integer(graph, node)
+        and any(pair_before(graph, node.inputs[slot]) is not None for slot in _operands(node))
+    )
+
+
+def _bypass_pair(graph: Rewriter, quantize: Node) -> bool:
+    """Have the readers behind a QuantizeLinear read what is before it; False if one of them cannot."""
+    done = True
+    for reader in graph.consumers(quantize.outputs[0]):
+        try:
+            graph.bypass(reader.outputs[0], quantize.inputs[0])
+        except RefusedRewrite:
+            done = False  # it computes an output of the graph by that name
+    return done
 
 
 def _operands(node: Node) -> range:
@@ -226,9 +263,12 @@ def _is_live(graph: GraphView, node: Node) -> bool:
 def _needs_output_pair(graph: GraphView, source: Tensor) -> bool:
     """Whether the kernel that computes `source` is an integer one only if its output is quantized."""
     node = graph.producer(source)
+    through = False
     while node is not None and node.op in ("Relu", "Clip"):
-        node = graph.producer(node.inputs[0])
-    return node is not None and node.op in ("Conv", *GLUE) and _is_integer(graph, node)
+        node, through = graph.producer(node.inputs[0]), True
+    # A product's result may stay float, but not with an activation behind it.
+    needy = ("Conv", *GLUE, *(("MatMul", "Gemm") if through else ()))
+    return node is not None and node.op in needy and _is_integer(graph, node)
 
 
 def _computed_as_integer(graph: GraphView, source: Tensor) -> bool:
