@@ -22,8 +22,11 @@ from graphopt_passes.quantization._rounding import Lattice
 
 # Elements of X that are unfolded at a time (16 MiB of float32).
 _CHUNK = 1 << 22
-# Positions of a sample's output that are used; beyond them every 3rd, 5th, ... is, along every axis.
+# Positions of a sample's output that are used, at most, and per input of an output (K): sums over more tell
+# hardly more. Beyond them every 3rd, 5th, ... is used, along every axis.
 _POSITIONS = 4096
+_LEAST_POSITIONS = 256
+_POSITIONS_PER_INPUT = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class ConvRows:
         positions = tuple(
             (n - span) // s + 1 for n, span, s in zip(padded.shape[2:], spans, self.strides, strict=True)
         )
-        every = thinning(positions)
+        every = thinning(positions, x.shape[1] // self.groups * math.prod(self.kernel))
         steps = tuple(slice(None, None, s * every) for s in self.strides)
         taps = tuple(slice(None, None, d) for d in self.dilations)
         windows = windows[(slice(None), slice(None), *steps, *taps)]
@@ -131,13 +134,14 @@ class ConvRows:
         return tuple(before), tuple(after)
 
 
-def thinning(positions: Sequence[int]) -> int:
-    """Along each axis every how many-th position is used so that a sample has about `_POSITIONS`.
+def thinning(positions: Sequence[int], inputs: int) -> int:
+    """Along each axis every how many-th position of a sample is used, for outputs of so many `inputs`.
 
     Odd, so that it keeps no step with the even strides of the layers before and after.
     """
     every = 1
-    while math.prod(-(-n // every) for n in positions) > _POSITIONS:
+    most = min(max(_LEAST_POSITIONS, _POSITIONS_PER_INPUT * inputs), _POSITIONS)
+    while math.prod(-(-n // every) for n in positions) > most:
         every += 2
     return every
 
