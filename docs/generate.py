@@ -148,8 +148,8 @@ def index(entries: Sequence[Entry]) -> str:
     lines = [_NOTICE, "# Passes", ""]
     lines += [
         f"{len(entries)} passes come with graphopt. `graphopt passes` lists them together with those of",
-        "other packages. What EXACT and CLOSE mean: [proof and numerics](../proof-and-numerics.md). How to",
-        "combine passes: [pipelines](../pipelines.md). A check mark: it is in the default pipeline.",
+        "other packages. What EXACT, CLOSE and LOSSY mean: [proof and numerics](../proof-and-numerics.md).",
+        "How to combine passes: [pipelines](../pipelines.md). A check mark: it is in the default pipeline.",
     ]
     family = ""
     for e in entries:
@@ -185,12 +185,13 @@ def page(e: Entry) -> str:
     else:
         lines += ["| option | is | default | |", "|---|---|---|---|"]
         for o in e.options:
-            default = "must be given" if o.default is None else f"`{_cell(o.default)}`"
+            default = "must be given" if o.default is None else "`{}`".format(o.default.replace("|", "\\|"))
             lines.append(f"| `{o.name}` | {_cell(o.type)} | {default} | {_cell(e.help(o))} |")
     lines += ["", "## Alone", "", "```bash"]
     needed = [f"{o.name}=..." for o in e.options if o.default is None]
     spelled = f"{e.name}{{{','.join(needed)}}}" if needed else e.name
-    lines += [f"graphopt run model.onnx --passes {_shell(spelled)} --explain", "```", ""]
+    data = " --data calib.npz" if e.cls.numerics is Numerics.LOSSY or e.cls.uses_data else ""
+    lines += [f"graphopt run model.onnx --passes {_shell(spelled)}{data} --explain", "```", ""]
     lines.append("[All passes](index.md)")
     return "\n".join(lines) + "\n"
 

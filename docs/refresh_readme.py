@@ -4,7 +4,8 @@
 
 Every block after a line `<!-- example -->` runs, in order, in a temporary folder that holds models/ and the
 files that README shows. What follows the command in a console block is replaced by what it prints; a Python
-example's output goes into the text block after it. Run it when the default pipeline does more than before.
+example's output goes into the text block after it. `<!-- example: exit code 1, first 2 lines -->` expects
+that code and keeps that many lines. Run it when the default pipeline does more than before.
 """
 
 from __future__ import annotations
@@ -53,10 +54,20 @@ def _pieces(readme: str, folder: Path) -> Iterator[str]:
             command = text.splitlines()[0].removeprefix("$ ")
             code = re.search(r"exit code (\d+)", block["mark"])
             words = command.replace("graphopt", f"{sys.executable} -m graphopt", 1)
-            yield f"$ {command}\n" + _run(["sh", "-c", words], int(code[1]) if code else 0, folder)
+            printed = _run(["sh", "-c", words], int(code[1]) if code else 0, folder)
+            yield f"$ {command}\n" + _beginning(printed, block["mark"])
         else:
             yield text
     yield readme[end:]
+
+
+def _beginning(printed: str, mark: str) -> str:
+    """As many lines as the mark asks for, then dots; all of them where it does not ask."""
+    asked = re.search(r"first (\d+) lines?", mark)
+    lines = printed.splitlines(keepends=True)
+    if asked is None or len(lines) <= int(asked[1]):
+        return printed
+    return "".join([*lines[: int(asked[1])], "...\n"])
 
 
 def _run(command: list[str], code: int, folder: Path) -> str:

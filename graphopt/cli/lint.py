@@ -79,8 +79,10 @@ def _show(found: LintReport, *, verbose: bool) -> None:
     else:
         kernels = ", ".join(f"{kernel} {n}" for kernel, n in found.kernels.items())
         style = "bold green" if not found.fallbacks else "bold yellow"
-        head = f"{found.integer:,} of {plural(found.possible, 'node')} that could"
-        line(out, head, f"run as integer kernels on {found.target}", style)
+        head = (
+            f"{found.integer:,} of {plural(found.possible, 'node')} with an integer kernel on {found.target}"
+        )
+        line(out, f"{head} run as such", "", style)
         if kernels:
             out.print(f"  {clean(kernels)}", style="dim")
         _nodes(found, out, verbose=verbose)

@@ -98,7 +98,7 @@ def svg(found: Exploration, title: str) -> str:
     timed = [t for t in found.tradeoffs if t.latency is not None]
     for heading, chosen, across, x_label, guide in (
         ("Accuracy against latency", timed, [t.latency or 0.0 for t in timed],
-         "latency, in units of the original's", (1.0, "as the original")),
+         "latency over the float model's", (1.0, "as in float")),
         ("Accuracy against size", found.tradeoffs, *_sizes(found.tradeoffs), None),
     ):  # fmt: skip
         if chosen:

@@ -47,7 +47,7 @@ def words(text: str) -> str:
 def test_says_what_falls_back_and_what_to_do(cli: Any, quantized: Path) -> None:
     code, out, _ = cli("lint", quantized)
     assert code == 0
-    assert "1 of 2 nodes that could: run as integer kernels on ort-cpu" in words(out)
+    assert "1 of 2 nodes with an integer kernel on ort-cpu run as such" in words(out)
     assert "QLinearConv 1" in out
     assert "second" in out
     assert "put a QuantizeLinear/DequantizeLinear pair after it" in words(out)

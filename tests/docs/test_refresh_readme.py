@@ -27,6 +27,11 @@ stale
 $ echo gone wrong; exit 3
 ```
 
+<!-- example: exit code 2, first 1 line -->
+```console
+$ echo one; echo two; exit 2
+```
+
 Between, with `code`.
 
 <!-- example -->
@@ -60,6 +65,7 @@ def test_outputs_are_replaced(refresh: ModuleType, tmp_path: Path) -> None:
     expected = (
         README.replace("stale\n", f'{refresh.SHOWN}\nTEXT = "shown"\n')
         .replace("exit 3\n", "exit 3\ngone wrong\n")
+        .replace("exit 2\n", "exit 2\none\n...\n")
         .replace("old\n", "new\n")
     )
     assert refresh.refreshed(README, tmp_path) == expected

@@ -65,7 +65,7 @@ def test_what_a_chart_joins_is_beaten_by_nothing_in_its_two_figures() -> None:
         assert len([c for c in root.iter(f"{svg}circle") if c.get("class") == color]) == count
     assert len(list(root.iter(f"{svg}polygon"))) == 2  # all float: identical
     labels = {t.text for t in root.iter(f"{svg}text")}
-    assert {"0 of 2 in float", "2 of 2 in float", "weights, kB", "as the original"} <= labels
+    assert {"0 of 2 in float", "2 of 2 in float", "weights, kB", "as in float"} <= labels
 
 
 def test_nothing_measured_is_nothing_shown() -> None:
