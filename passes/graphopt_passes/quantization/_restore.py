@@ -181,9 +181,9 @@ def _drop_glue(graph: Rewriter) -> bool:
         after = any(_is_integer(graph, u) for u in _users(graph, node.outputs[0]))
         if before and after:
             continue
-        behind = [q for q in graph.consumers(node.outputs[0]) if q.op == "QuantizeLinear"]
-        bypassed = [_bypass_pair(graph, quantize) for quantize in behind]
-        if not all(bypassed):
+        # Each time a pair goes, so this comes to an end.
+        bypassed = [_bypass_pair(graph, quantize) for quantize in _quantizers_behind(graph, node)]
+        if not any(bypassed):
             continue
         changed = True
         for slot, pair in zip(_operands(node), pairs, strict=True):
@@ -209,14 +209,28 @@ def _would_be_requantized(graph: GraphView, source: Tensor) -> bool:
 
 
 def _bypass_pair(graph: Rewriter, quantize: Node) -> bool:
-    """Have the readers behind a QuantizeLinear read what is before it; False if one of them cannot."""
-    done = True
+    """Have the readers behind a QuantizeLinear read what is before it; whether any of them does then."""
+    done = False
     for reader in graph.consumers(quantize.outputs[0]):
+        if not graph.is_read(reader.outputs[0]):
+            continue
         try:
             graph.bypass(reader.outputs[0], quantize.inputs[0])
+            done = True
         except RefusedRewrite:
-            done = False  # it computes an output of the graph by that name
+            continue  # it computes an output of the graph by that name
     return done
+
+
+def _quantizers_behind(graph: GraphView, node: Node) -> list[Node]:
+    """The live QuantizeLinear nodes that read a result of `node`, behind a Relu or Clip if there is one."""
+    found = []
+    for reader in graph.consumers(node.outputs[0]):
+        if reader.op in ("Relu", "Clip"):
+            found += _quantizers_behind(graph, reader)
+        elif reader.op == "QuantizeLinear" and _is_live(graph, reader):
+            found.append(reader)
+    return found
 
 
 def _operands(node: Node) -> range:

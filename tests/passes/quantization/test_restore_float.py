@@ -200,3 +200,18 @@ def test_exploring_measures_both_ways_and_what_lies_between() -> None:
 def test_a_pipeline_without_a_search_cannot_be_explored() -> None:
     with pytest.raises(graphopt.UserError, match="no pass of this pipeline searches"):
         graphopt.explore(spiky(), "insert-qdq", data=DATA)
+
+
+def test_glue_with_an_activation_behind_it_comes_to_an_end() -> None:
+    """A residual Add whose Relu is part of its kernel, with a float node on either side."""
+    weights = {f"w{i}": normal(8, 8, 3, 3) for i in range(3)}
+    model = build(
+        "(float[N,8,12,12] x) => (float[N,8,12,12] y) "
+        "{ a = Conv<pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)  "
+        "s = Add(r, b)  t = Relu(s)  y = Conv<pads=[1,1,1,1]>(t, w2) }",
+        **weights,
+    )
+    data = {"x": RNG.standard_normal((16, 8, 12, 12)).astype(np.float32)}
+    found = graphopt.explore(model, "insert-qdq,restore-float", data=data)
+    assert [len(t.spared) for t in found.tradeoffs] == [0, 1, 2, 3]
+    assert found.tradeoffs[-1].score.sqnr_db > 120  # float, summed in another order
