@@ -68,6 +68,8 @@ def test_examples(blocks: Blocks, shell: Any) -> None:
                 assert line.split() in [p.split() for p in printed.splitlines()], (
                     f"not printed: {line}; run: python docs/refresh_readme.py"
                 )
+        if "first " in block.mark:
+            continue
         table = section(printed, "  accuracy ")
         assert [measured(row) for row in table] == [
             measured(row) for row in section(block.text, "  accuracy ")
