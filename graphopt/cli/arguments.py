@@ -37,19 +37,24 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """What models are run on: `--data`, `--input-shape`, `--providers`."""
     group = parser.add_argument_group("inputs and runtimes")
     add_input_shape(group)
-    data = group.add_argument(
-        "--data",
-        metavar="DATA",
-        help="real inputs: .npz, .npy, .jsonl, a folder of those, a .toml that describes images, or "
-        "module:function (default: synthesized)",
-    )
-    data.complete = FILE  # type: ignore[attr-defined]
+    add_data(group, "real", " (default: synthesized)")
     group.add_argument(
         "--providers",
         metavar="LIST",
         default="cpu",
         help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
     ).complete = PROVIDERS  # type: ignore[attr-defined]
+
+
+def add_data(parser: argparse._ActionsContainer, kind: str, otherwise: str = "") -> None:
+    """`--data`; `kind` says which inputs, `otherwise` what happens without it."""
+    data = parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"{kind} inputs: .npz, .npy, .jsonl, a folder of those, a .toml that describes images, or "
+        f"module:function{otherwise}",
+    )
+    data.complete = FILE  # type: ignore[attr-defined]
 
 
 def add_input_shape(parser: argparse._ActionsContainer) -> None:
@@ -67,7 +72,8 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     """What a result that moves the numbers has to keep."""
     group = parser.add_argument_group(
         "what must be kept by passes that move the numbers",
-        "Measured on a held-back part of --data. Presets ask for cosine 0.99 and 15 dB by themselves.",
+        "Measured on a held-back part of --data. Where nothing is asked for, presets ask for a cosine of "
+        "0.99 and 15 dB.",
     )
     group.add_argument("--min-cosine", type=float, metavar="X", help="least cosine similarity per output")
     group.add_argument("--min-sqnr", type=float, metavar="DB", help="least signal-to-noise ratio per output")

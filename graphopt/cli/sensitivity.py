@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="SVG", help="write the chart to this file").complete = (  # type: ignore[attr-defined]
         arguments.FILE
     )
+    arguments.add_data(parser, "typical", "; needed")
     arguments.add_trust(parser)
-    arguments.add_inputs(parser)
     arguments.add_output_style(parser)
 
 

@@ -46,22 +46,20 @@ def _latency(found: LatencyReport, console: Console) -> None:
     rows = table("latency", "before", "after", "ratio", "", numbers=(1, 2, 3))
     rows.add_row(
         found.provider.removesuffix("ExecutionProvider"),
-        _time(found.before_ms),
-        _time(found.after_ms),
+        *_times(found.before_ms, found.after_ms),
         f"{found.ratio:.2f}",
         f"{found.verdict} (95%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
     )
     show(console, rows)
 
 
-def _time(milliseconds: float) -> str:
-    """Three digits, and a unit that makes them easy to read."""
-    value, unit = next(
-        ((milliseconds * f, u) for f, u in ((1e3, "µs"), (1.0, "ms")) if milliseconds * f < 1000),
-        (milliseconds / 1e3, "s"),
+def _times(*milliseconds: float) -> list[str]:
+    """Times in one unit, the larger one's, with three digits."""
+    factor, unit = next(
+        ((f, u) for f, u in ((1e3, "µs"), (1.0, "ms")) if max(milliseconds) * f < 1000), (1e-3, "s")
     )
-    decimals = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{decimals}f} {unit}"
+    values = [ms * factor for ms in milliseconds]
+    return [f"{v:.{2 if v < 10 else 1 if v < 100 else 0}f} {unit}" for v in values]
 
 
 def _left_float(nodes: tuple[FloatNode, ...], console: Console, *, verbose: bool) -> None:

@@ -124,5 +124,5 @@ def test_pipeline_strings_parse() -> None:
 def test_every_page_is_in_the_index_and_in_the_site() -> None:
     index, site = (DOCS / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
     for page in PAGES:
-        assert page == "index.md" or f"({page})" in index, page
-        assert page in site, page
+        assert page == "index.md" or index.count(f"]({page})") == 1, page
+        assert len(re.findall(rf"[ :]{re.escape(page)}$", site, re.M)) == 1, page

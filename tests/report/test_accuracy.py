@@ -78,6 +78,12 @@ def test_times_have_three_digits(milliseconds: float, text: str) -> None:
     )
 
 
+def test_before_and_after_have_one_unit() -> None:
+    timed = LatencyReport("CPUExecutionProvider", 0.38, 0.38, 0.39, 2.33, 0.915, (), "faster")
+    (line,) = (line for line in printed(report(latency=timed)) if line.startswith("CPU"))
+    assert line.startswith("CPU 2.33 ms 0.92 ms 0.38 faster")
+
+
 def test_nodes_that_stayed_float_are_grouped_by_reason() -> None:
     nodes = tuple(FloatNode(f"/layer{i}/Conv", "Conv", "too small") for i in range(5))
     lines = printed(report(left_float=(*nodes, FloatNode("/up", "Resize", "no integer kernel"))))
