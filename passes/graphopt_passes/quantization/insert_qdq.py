@@ -153,7 +153,7 @@ class InsertQDQ(Pass):
         if not ctx.has_data:
             raise UserError(
                 "static quantization needs typical inputs to choose the ranges of activations",
-                where=graph.label,
+                where=None if graph.is_main else graph.label,
                 fix="hand them in with --data calib.npz (see `graphopt run --help`), or use a preset that "
                 "needs none: int8-dynamic or int8-weights",
             )
