@@ -168,7 +168,7 @@ def run(
     steps = lossy.with_room(steps, original, registry)
     budget = lossy.budget_for(budget, passes, steps, registry)
     asks = moving or any(item.uses_data for item in flatten(steps))
-    services = lossy.open_services(data, original, metric=metric, tell=tell) if asks else None
+    services = lossy.open_services(data, original, metric=metric, tell=tell, budget=budget) if asks else None
     settings = Settings(
         profile,
         limits or Limits(),

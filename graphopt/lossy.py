@@ -61,12 +61,18 @@ def open_services(
     *,
     metric: Metric,
     tell: Callable[[str, str], None],
+    budget: Budget | None = None,
 ) -> CalibrationService | None:
     """What runs the model on the user's data; None without data.
 
     Raises:
-        UserError: the data or the metric cannot be used.
+        UserError: the data or the metric cannot be used, or the budget needs a metric that there is not.
     """
+    if budget is not None and budget.max_drop and metric is None:
+        raise UserError(
+            f"{', '.join(budget.max_drop)} may fall by so much only, but is not measured",
+            fix="name the function that computes it: --metric",
+        )
     if data is None:
         if metric is not None:
             raise UserError("--metric needs data to be computed on", fix="hand it in with --data")
@@ -78,7 +84,8 @@ def open_services(
     ports, overridable = ports_of(skeleton)
     dataset = open_dataset(data, ports, overridable, model=skeleton)
     function = load_callable(metric, "--metric") if isinstance(metric, str) else metric
-    return CalibrationService(dataset, metric=function, tell=tell)
+    wanted = tuple(budget.max_drop) if budget is not None else ()
+    return CalibrationService(dataset, metric=function, wanted=wanted, tell=tell)
 
 
 def load_ranges(path: str | Path | None) -> Any:

@@ -357,5 +357,9 @@ def _prefixed(tell: Tell, prefix: str) -> Tell:
     return lambda detail: tell(prefix + detail)
 
 
-def _does_not_run(e: RuntimeFailure) -> UserError:
-    return UserError(f"the model does not run on the calibration data: {e.message}")
+class DoesNotRun(UserError):
+    """A model fails on the data, as many samples at a time as it was given."""
+
+
+def _does_not_run(e: RuntimeFailure) -> DoesNotRun:
+    return DoesNotRun(f"the model does not run on the calibration data: {e.message}")

@@ -117,7 +117,7 @@ class RangeBook:
         tensors = {
             name: _chosen(choice, dtype, histogram, channels)
             for name, (dtype, histogram, channels) in observed.items()
-            if histogram.used()
+            if histogram.count.any()
         }
         return cls(fingerprint, passes, samples, choice, tensors)
 

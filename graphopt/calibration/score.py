@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from graphopt.budget import Score
 from graphopt.calibration.values import Array
-from graphopt.errors import UserError
+from graphopt.errors import GraphOptError, UserError
 from graphopt.validation.metrics import is_float, leaves
 
 Outputs = Mapping[str, Any]
@@ -106,21 +108,44 @@ class Agreement:
 def as_metrics(
     metric: Callable[[Iterator[tuple[Mapping[str, Any], Outputs]]], Any],
     pairs: Iterator[tuple[Mapping[str, Any], Outputs]],
+    wanted: Sequence[str] = (),
 ) -> dict[str, float]:
     """What the user's metric makes of a model's outputs, by name; a single figure is named after it.
 
+    Args:
+        metric: the user's function.
+        pairs: samples and the model's outputs for them.
+        wanted: figures that have to be among them.
+
     Raises:
-        UserError: it returned no number.
+        UserError: it raised an exception, returned no number, or not all that are wanted.
     """
     name = getattr(metric, "__name__", type(metric).__name__)
-    found = metric(pairs)
+    try:
+        found = metric(pairs)
+    except (GraphOptError, MemoryError):
+        raise  # not its fault
+    except Exception as e:
+        _, *frames = traceback.extract_tb(e.__traceback__)
+        if not frames or any(Path(f.filename).parent == Path(__file__).parent for f in frames):
+            raise  # while the pairs were made
+        at = frames[-1]
+        raise UserError(
+            f"the metric {name!r} failed: {type(e).__name__}: {e}", where=f"{at.filename}:{at.lineno}"
+        ) from e
     figures = found if isinstance(found, Mapping) else {name: found}
     try:
-        return {str(k): float(v) for k, v in figures.items()}
+        numbers = {str(k): float(v) for k, v in figures.items()}
     except (TypeError, ValueError) as e:
         raise UserError(
             f"the metric {name!r} returned {found!r}", fix="it must return a number, or numbers by name"
         ) from e
+    for missing in wanted:
+        if missing not in numbers:
+            raise UserError(
+                f"there is no metric {missing!r}", fix=f"{name!r} returns: {', '.join(numbers) or 'nothing'}"
+            )
+    return numbers
 
 
 def drops(teacher: Mapping[str, float], student: Mapping[str, float]) -> dict[str, float]:

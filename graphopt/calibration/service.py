@@ -5,13 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
 import onnx
 
 from graphopt import ir
 from graphopt.budget import Score
-from graphopt.calibration.collect import Collector
+from graphopt.calibration.collect import Collector, DoesNotRun
 from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
 from graphopt.calibration.fingerprint import Fingerprint, session_hash
 from graphopt.calibration.histogram import Histogram
@@ -30,6 +31,7 @@ from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Session, ope
 #: Arrays have one row per sample. Returns a figure, or several by name; higher is better.
 Metric = Callable[[Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]], Any]
 
+_T = TypeVar("_T")
 _SCORED_SAMPLES: Final = 256
 _CACHED_STATISTIC: Final = 1 << 20
 _CACHED_STATISTICS: Final = 1 << 26
@@ -58,6 +60,7 @@ class CalibrationService:
         threads: threads within an operator; None for as many as there are cores.
         max_batch: most samples at a time.
         metric: the user's task metric, see `Metric`.
+        wanted: names of figures that the metric has to return.
         slice_bytes: most bytes of observed values at a time; by default half of what the weights take, but
             16 MiB at least and 256 MiB at most.
         tell: called with a stage and a detail as work goes on.
@@ -75,6 +78,7 @@ class CalibrationService:
         threads: int | None = None,
         max_batch: int = 32,
         metric: Metric | None = None,
+        wanted: Sequence[str] = (),
         slice_bytes: int | None = None,
         tell: Callable[[str, str], None] = lambda stage, detail: None,
         part: Part = "calibration",
@@ -82,7 +86,7 @@ class CalibrationService:
     ) -> None:
         self.dataset, self.provider, self.metric, self.part = dataset, provider, metric, part
         self.threads = threads or 0
-        self.max_batch = max_batch
+        self.max_batch, self.wanted = max_batch, tuple(wanted)
         self._tell = tell
         self._slice_bytes = slice_bytes
         self._optimize = optimize
@@ -125,14 +129,15 @@ class CalibrationService:
             prepack = student.nbytes < _PREPACKED  # it holds a second copy of the weights
             exact = any(getattr(r.statistic, "exact", False) for r in missing.values())
             level: Optimize = self._optimize or ("none" if exact else "all")
-            collector = Collector(self.provider, self.threads, self.max_batch, size, level, prepack)
-            filled = collector.collect(
-                student,
-                teacher,
-                list(missing.values()),
-                lambda most: self._counted(student, most),
-                lambda detail: self._tell("calibrate", f"{detail}{self._of_all()} samples"),
-                source,
+            filled = self._whole_or_single(
+                lambda most: Collector(self.provider, self.threads, most, size, level, prepack).collect(
+                    student,
+                    teacher,
+                    list(missing.values()),
+                    lambda most: self._counted(student, most),
+                    lambda detail: self._tell("calibrate", f"{detail}{self._of_all()} samples"),
+                    source,
+                )
             )
             found |= dict(zip(missing, filled, strict=True))
             for key, statistic in zip(missing, filled, strict=True):
@@ -220,12 +225,17 @@ class CalibrationService:
         if key not in self._scores:
             # Outputs are kept by batch, and metrics belong to so many samples.
             on = (prints[1], part, most)
-            if on not in self._teachers:
-                if len(self._teachers) >= _TEACHERS:
-                    del self._teachers[next(iter(self._teachers))]
-                self._teachers[on] = _Teacher()
-            self._scores[key] = self._measure(source, teacher, self._teachers[on], part, most)
+            self._scores[key] = self._whole_or_single(
+                lambda _: self._measure(source, teacher, self._known(on), part, most)
+            )
         return self._scores[key]
+
+    def _known(self, on: Hashable) -> _Teacher:
+        if on not in self._teachers:
+            if len(self._teachers) >= _TEACHERS:
+                del self._teachers[next(iter(self._teachers))]
+            self._teachers[on] = _Teacher()
+        return self._teachers[on]
 
     def _measure(
         self, student: SessionSource, teacher: Model, known: _Teacher, part: Part, most: int | None
@@ -245,14 +255,15 @@ class CalibrationService:
 
             def alone() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
                 for number, batch in enumerate(self._scored(teacher, part, most)):
-                    yield {**batch.feeds, **batch.extra}, known.outputs(number, batch, reference)
+                    # The metric may work in place; what is kept stays.
+                    yield {**batch.feeds, **batch.extra}, _copied(known.outputs(number, batch, reference))
 
             pairs = both()
-            metrics = as_metrics(self.metric, pairs) if self.metric is not None else {}
+            metrics = as_metrics(self.metric, pairs, self.wanted) if self.metric is not None else {}
             for _ in pairs:  # a metric need not look at all of them
                 pass
             if self.metric is not None and known.metrics is None:
-                known.metrics = as_metrics(self.metric, alone())
+                known.metrics = as_metrics(self.metric, alone(), self.wanted)
         return replace(agreement.score(), metrics=metrics, drops=drops(known.metrics or {}, metrics))
 
     def _scored(self, model: Model, part: Part, most: int | None) -> Iterator[Batch]:
@@ -299,6 +310,20 @@ class CalibrationService:
         raise UserError("the data holds no samples", where=self.dataset.name)
 
     # -- running -----------------------------------------------------------------------------------
+
+    def _whole_or_single(self, attempt: Callable[[int], _T]) -> _T:
+        """`attempt` with as many samples at a time as may be; one by one if the model takes no more.
+
+        Such models declare their leading dim open, but have a size of 1 written into a Reshape, say.
+        """
+        try:
+            return attempt(self.max_batch)
+        except DoesNotRun:
+            if self.max_batch == 1:
+                raise
+            self.max_batch = 1
+            self._teachers.clear()  # they know their outputs by batch
+            return attempt(1)
 
     def _counted(self, model: Model, most: int) -> Iterator[Batch]:
         done = 0
@@ -377,7 +402,11 @@ def _run(session: Session, batch: Batch) -> Outputs:
     try:
         return session.run({name: batch.feeds[name] for name in names})
     except RuntimeFailure as e:
-        raise UserError(f"the model does not run on the data: {e.message}") from e
+        raise DoesNotRun(f"the model does not run on the data: {e.message}") from e
+
+
+def _copied(outputs: Outputs) -> Outputs:
+    return {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
 
 
 def _twin(statistic: Any) -> Any:

@@ -146,12 +146,12 @@ class Reference:
         self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
         given = self._given(data) if data is not None else probes or ()
         if not self.reason:
-            self._run(maker, given)
+            self._run(maker, given, data)
 
     def _given(self, data: DataSpec) -> list[ProbeSet]:
         return probe_sets(data, self.structure)
 
-    def _run(self, maker: Synthesizer, given: Sequence[ProbeSet]) -> None:
+    def _run(self, maker: Synthesizer, given: Sequence[ProbeSet], data: DataSpec | None) -> None:
         indices = index_outputs(self.structure)
         source = self.subject.session_source()
         names = to_tap(indices, self.structure)
@@ -159,7 +159,14 @@ class Reference:
             source = tap(source, names)
         try:
             with open_session(source, optimize="none", prepack=False, arena=False) as session:
-                self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
+                try:
+                    self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
+                except RuntimeFailure as e:
+                    if e.kind != "run" or data is None:
+                        raise
+                    # Models that take one sample at a time only may say of their leading dim that it is open.
+                    singles = probe_sets(data, self.structure, singly=True)
+                    self.probes = find_probes(session, maker, data=singles)
         except RuntimeFailure as e:
             if e.kind == "run":
                 raise UserError(

@@ -46,7 +46,8 @@ class Sums:
         """Add `terms` to the sum `name`."""
         total = getattr(self, name)
         if total.size:
-            total += terms
+            with np.errstate(invalid="ignore"):
+                total += terms
         else:
             setattr(self, name, terms.astype(np.float64))
 
@@ -103,6 +104,11 @@ class LayerMoments:
             total.include(half)
         return total
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no sum overflowed."""
+        return all(np.isfinite(getattr(half, f.name)).all() for half in self.halves for f in fields(half))
+
     def fresh(self) -> LayerMoments:
         """An empty one with the same settings."""
         return LayerMoments(self.unfolding)
@@ -118,7 +124,8 @@ class LayerMoments:
             mine, wanted = outputs
             if mine.shape != wanted.shape:
                 raise ValueError(f"student and teacher differ in shape: {mine.shape}, {wanted.shape}")
-            outputs = [wanted - mine, wanted]
+            with np.errstate(over="ignore", invalid="ignore"):
+                outputs = [wanted - mine, wanted]
         for block in self.unfolding.blocks(x, *outputs):
             block = self._finite(block)
             # Rows of one sample stay together as far as they can: neighbors are no test of each other.
@@ -153,10 +160,11 @@ def _accumulate(half: Sums, block: list[Array]) -> None:
         return
     turned = np.swapaxes(rows, 1, 2)
     half.count += rows.shape[1]
-    half.add("xx", turned @ rows)
-    half.add("x", rows.sum(axis=1, dtype=np.float64))
-    if outputs:
-        half.add("xd", turned @ outputs[0])
-    for name, values in zip(("d", "y"), outputs, strict=False):
-        half.add(name, values.sum(axis=1, dtype=np.float64))
-        half.add(name * 2, np.einsum("grn,grn->gn", values, values, dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large to square shows in the sums
+        half.add("xx", turned @ rows)
+        half.add("x", rows.sum(axis=1, dtype=np.float64))
+        if outputs:
+            half.add("xd", turned @ outputs[0])
+        for name, values in zip(("d", "y"), outputs, strict=False):
+            half.add(name, values.sum(axis=1, dtype=np.float64))
+            half.add(name * 2, np.einsum("grn,grn->gn", values, values, dtype=np.float64))

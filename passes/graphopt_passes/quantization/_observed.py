@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.passkit import Array, PassContext, Rewriter, Tensor
+from graphopt.passkit import Array, PassContext, RefusedRewrite, Rewriter, Tensor
 from graphopt.quantkit import MinMax, Moments, Watch
 from graphopt_passes.quantization._channels import Region
 
@@ -55,9 +55,16 @@ def linear_reads(regions: Iterable[Region]) -> list[tuple[Tensor, int]]:
 
 
 def region_magnitude(region: Region, observed: Observed) -> Array:
-    """The largest magnitude per channel of `region` over all that linear operators read, `(count,)`."""
+    """The largest magnitude per channel of `region` over all that linear operators read, `(count,)`.
+
+    Raises:
+        RefusedRewrite: the data never got there.
+    """
     found = np.zeros(region.count)
     for port in region.readers:
         if port.axis is not None and port.channels is not None:
-            np.maximum.at(found, port.channels, observed[port.data, port.axis].magnitude)
+            magnitude = observed[port.data, port.axis].magnitude
+            if not magnitude.size:
+                raise RefusedRewrite(f"the data has no values for {port.data.name}")
+            np.maximum.at(found, port.channels, magnitude)
     return found

@@ -24,6 +24,7 @@ from graphopt.quantkit import (
     weight_grid,
 )
 from graphopt_passes.quantization._quantized import BIAS_LIMIT, bias_scale, dequantize, int32_bias
+from graphopt_passes.quantization._weights import TINY
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ def activation_grid(group: Group, ranges: Mapping[Tensor, tuple[float, float]], 
     """The grid of a group of tensors, from the ranges of its sources.
 
     Raises:
-        RefusedRewrite: a range is not finite.
+        RefusedRewrite: a range is not known, not finite, or too small.
     """
+    for tensor in group.sources:
+        if np.isnan(ranges[tensor]).any():
+            raise RefusedRewrite(f"no values of {tensor.name} were seen, so its range is not known")
     low = min(ranges[t][0] for t in group.sources)
     high = max(ranges[t][1] for t in group.sources)
     kind, symmetric = formats.activation, formats.symmetric
@@ -67,6 +71,8 @@ def activation_grid(group: Group, ranges: Mapping[Tensor, tuple[float, float]], 
         if group.bounds[0] == 0.0 and not kind.signed:
             # Half of the values would never occur, and the zero point could not stand for the Relu.
             symmetric = False
+    if 0 < max(-low, high) < TINY:
+        raise RefusedRewrite(f"the values of {group.sources[0].name} are too small for a float32 scale")
     grid = grid_for_range(low, high, kind, symmetric=symmetric, power_of_two=formats.power_of_two)
     return grid if group.bounds is None or symmetric else _within(grid, group.bounds)
 
@@ -245,6 +251,10 @@ class Placer:
         values = self._array(tensor)
         if not np.isfinite(values).all():
             raise RefusedRewrite(f"its weight {tensor.name} is not finite")
+        if not values.size:
+            raise RefusedRewrite(f"its weight {tensor.name} has no elements")
+        if 0 < np.abs(values).max() < TINY:
+            raise RefusedRewrite(f"its weight {tensor.name} is too small for a float32 scale")
         key: tuple[object, ...] = (self.graph.constant(tensor), axis, kind.name)
         found = self._live_weight(key)
         grid = self._weight_grid(values, axis, kind) if found is None else found.grid

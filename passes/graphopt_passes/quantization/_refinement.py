@@ -38,8 +38,11 @@ _HELD: Final = 1 << 29
 _TELLING: Final = 8
 # GPTQ's own, for data that cannot be halved.
 GPTQ_DAMPING: Final = 0.01
-# What is tried where no damping is given.
-_DAMPINGS: Final = (0.1, 0.01, 1e-3, 1e-4)
+# What is tried where no damping is given: towards the teacher's outputs, and towards the float weights'.
+_TOWARD_OUTPUTS: Final = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+_TOWARD_WEIGHTS: Final = (0.1, 0.01, 1e-3)
+# Inputs of an output from which on a trial is dear, and dampings are chosen without rounding.
+_DEAR: Final = 512
 # Outputs of a layer on which dampings are compared.
 _JUDGED_ROWS: Final = 64
 # Relative decrease of the error below which a layer stays as it is.
@@ -95,6 +98,8 @@ def refine(
     total = moments.total
     if not total.count:
         raise RefusedRewrite("the data has no finite inputs for it")
+    if not moments.is_finite:
+        raise RefusedRewrite("its inputs or outputs are too large to be squared in float32")
     integers = codes.astype(np.int32)
     lattice = layer.lattice(integers)
     old = layer.to_rows(integers).astype(np.float64)
@@ -102,9 +107,11 @@ def refine(
     floats = layer.to_rows(wanted).astype(np.float64)
     _check_same_layer(now, floats)
     if damping is None:
-        damping = _best_damping(moments, lattice, now, floats, shift)
+        damping, toward = _cross_validated(moments, lattice, now, floats, shift)
+    else:
+        toward = True
     error = _Error(total, now, floats, shift)
-    problem = error.problem(lattice, damping)
+    problem = error.problem(lattice, damping, toward)
     groups = layer.scale_groups() if scales else None
     solution = solve(problem, method, sweeps=sweeps, groups=groups)
     fresh = solution.lattice.values(solution.codes)
@@ -124,21 +131,43 @@ def refine(
     )
 
 
-def _best_damping(moments: LayerMoments, lattice: Lattice, now: Floats, floats: Floats, shift: bool) -> float:
-    """The damping with which weights rounded for one half of the data suit the other half best."""
+def _cross_validated(
+    moments: LayerMoments, lattice: Lattice, now: Floats, floats: Floats, shift: bool
+) -> tuple[float, bool]:
+    """How to fit the layer so that what is learned from one half of the data suits the other half best.
+
+    Few samples can be matched well by weights that are worse on all others: a layer with 1,500 inputs has
+    that many ways to make up for the noise of a few thousand rows.
+
+    Returns:
+        The damping, and whether to come close to the teacher's outputs rather than to the float weights'.
+
+    Raises:
+        RefusedRewrite: all that was tried is worse on data that it was not fitted to.
+    """
     rows = slice(None, None, -(-now.shape[1] // _JUDGED_ROWS))
     now, floats = now[:, rows], floats[:, rows]
     lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows])
     halves = [_Error(half.of_rows(rows), now, floats, shift) for half in moments.halves if half.count]
     if len(halves) < 2:
-        return GPTQ_DAMPING
-    found = []
-    for damping in _DAMPINGS:
-        total = 0.0
-        for learned, judged in (halves, halves[::-1]):
-            total += judged.of(lattice.values(gptq(learned.problem(lattice, damping))))
-        found.append(total)
-    return _DAMPINGS[int(np.argmin(found))]
+        return GPTQ_DAMPING, False
+    folds = (halves, halves[::-1])
+    dear = now.shape[2] > _DEAR
+    tried = [(GPTQ_DAMPING, False)] if dear else [(d, False) for d in _TOWARD_WEIGHTS]
+    if halves[0].sees_outputs:
+        outputs = [(d, True) for d in _TOWARD_OUTPUTS]
+        if dear:
+            unrounded = [sum(b.of(a.problem(lattice, d, True).target) for a, b in folds) for d, _ in outputs]
+            outputs = [outputs[int(np.argmin(unrounded))]]
+        tried += outputs
+    errors = [
+        sum(judged.of(lattice.values(gptq(learned.problem(lattice, *how)))) for learned, judged in folds)
+        for how in tried
+    ]
+    best = int(np.argmin(errors))
+    if not errors[best] < sum(half.of(now) for half in halves):
+        raise RefusedRewrite("other weights suit the data that they are fitted to, and no other data")
+    return tried[best]
 
 
 class _Error:
@@ -155,8 +184,8 @@ class _Error:
         self._now, self._floats, self.xx = now, floats, sums.xx
         self._mean: Floats | None = None
         self._mean_error: Floats | None = None
-        self._toward_outputs = bool(sums.xd.size)
-        if self._toward_outputs:
+        self.sees_outputs = bool(sums.xd.size)
+        if self.sees_outputs:
             self._xd, self._dd = sums.xd, float(sums.dd.sum())
             power = sums.yy - sums.y**2 / sums.count
         else:
@@ -166,16 +195,16 @@ class _Error:
             self._dd = float(np.einsum("gkn,gnk->", self._xd, step))
             power = np.einsum("gnk,gnk->gn", floats @ self.xx, floats)
         self._power = float(power.sum())
-        if centered and self._toward_outputs:
+        if centered and self.sees_outputs:
             self._mean, self._mean_error = sums.x / sums.count, sums.d / sums.count
             self.xx = self.xx - sums.x[:, :, None] * self._mean[:, None, :]
             self._xd = self._xd - sums.x[:, :, None] * self._mean_error[:, None, :]
             self._dd -= float((sums.d * self._mean_error).sum())
 
-    def problem(self, lattice: Lattice, damping: float) -> Problem:
+    def problem(self, lattice: Lattice, damping: float, toward_outputs: bool) -> Problem:
         """What to minimize; weights about which the data says little are drawn towards the float ones."""
         target = self._floats
-        if self._toward_outputs:
+        if self.sees_outputs and toward_outputs:
             target = self._now + ideal_weights(self.xx, self._xd, self._floats - self._now, damping)
         return Problem(damped(self.xx, damping), target, lattice)
 

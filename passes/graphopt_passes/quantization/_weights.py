@@ -19,6 +19,8 @@ FLOAT_TYPES: dict[int, np.dtype[Any]] = {
 }
 # Before this opset scales are float32 only.
 HALF_SCALE_OPSET = 19
+# What is quantized reaches this magnitude, unless it is all 0: scales are normal numbers then.
+TINY = float(np.finfo(np.float32).tiny) * (1 << 16)
 # Their input weights are (directions, gates * hidden, input), their recurrent ones alike.
 RECURRENT = ("LSTM", "GRU", "RNN")
 # What a DequantizeLinear, its scale and their names take in a file, about.
@@ -157,7 +159,7 @@ def finite_values(graph: GraphView, tensor: Tensor) -> Array:
     """Values of a constant.
 
     Raises:
-        RefusedRewrite: there are none, or one is not finite.
+        RefusedRewrite: there are none, one is not finite, or they are too small for a scale.
     """
     values = graph.array(tensor)
     assert values is not None
@@ -165,6 +167,8 @@ def finite_values(graph: GraphView, tensor: Tensor) -> Array:
         raise RefusedRewrite(f"{tensor.name} has no elements")
     if not np.isfinite(values.astype(np.float32)).all():
         raise RefusedRewrite(f"{tensor.name} has values that are not finite")
+    if values.dtype == np.float32 and 0 < np.abs(values).max() < TINY:
+        raise RefusedRewrite(f"{tensor.name} is too small for a float32 scale")
     return values
 
 

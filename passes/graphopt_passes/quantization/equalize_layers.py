@@ -74,14 +74,21 @@ class EqualizeLayers(Pass):
         regions = [r for r in possible.found if _is_between_layers(r)]
         if not regions:
             return
-        observed: Sequence[Array] | None = None
+        observed: list[Array] | None = None
         if self.criterion != "weights":
             if not ctx.has_data:
                 raise UserError(
                     f"equalize-layers{{criterion={self.criterion}}} needs calibration data", fix="give --data"
                 )
             seen = observe_inputs(graph, ctx, linear_reads(regions))
-            observed = [region_magnitude(region, seen) for region in regions]
+            observed, known = [], []
+            for region in regions:
+                try:
+                    observed.append(region_magnitude(region, seen))
+                    known.append(region)
+                except RefusedRewrite as refused:
+                    graph.refuse(region.root, refused.reason)
+            regions = known
         for region, logs in zip(regions, self.equalize(graph, regions, observed), strict=True):
             live = logs != 0
             if spread(logs, live | region.fixed) <= _WORTH:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from graphopt.passkit import GraphView, Node, Numerics, Pass, PassContext, Rewriter, Tensor, UserError
 from graphopt.quantkit import (
     QUANT_TYPES,
@@ -40,7 +42,8 @@ class InsertQDQ(Pass):
     activations come from calibration data (`--data`), or from a file (`--ranges`).
 
     Refuses when: the target has no integer kernel for a node (its reason is reported); a weight is no
-    constant; values are not float32, or not finite; the node is in a local function; it is quantized already.
+    constant; values are not float32, not finite, or too small for a scale; the data never gets there; the
+    node is in a local function; it is quantized already.
 
     Attributes:
         ops: operator types to quantize; all that the target has integer kernels for by default.
@@ -77,6 +80,11 @@ class InsertQDQ(Pass):
     power_of_two: bool = False
     bias: Literal["auto", "int32", "float"] = "auto"
     reduce_range: bool | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile is above 0 and at most 100, not {self.percentile:g}")
 
     def least_opset(self) -> int:
         """13 for scales per channel and for runtimes, 21 for integers of other than 8 bits."""
@@ -137,7 +145,10 @@ class InsertQDQ(Pass):
     def _ranges(
         self, graph: Rewriter, ctx: PassContext, plan: Plan, formats: Formats
     ) -> dict[Tensor, tuple[float, float]]:
-        """Least and largest value of every tensor that is quantized; infinite where values are."""
+        """Least and largest value of every tensor that is quantized; infinite where values are.
+
+        NaN where there were none, as in the branch of an If that the data never takes.
+        """
         if ctx.ranges is not None:
             ctx.ranges.check(graph.snapshot())
         ranges: dict[Tensor, tuple[float, float]] = {}
@@ -150,6 +161,8 @@ class InsertQDQ(Pass):
                 ranges[tensor] = known
         if not missing:
             return ranges
+        if not ctx.has_data and ranges:  # calibration leaves out what had no finite values
+            return ranges | dict.fromkeys(missing, (math.nan, math.nan))
         if not ctx.has_data:
             raise UserError(
                 "static quantization needs typical inputs to choose the ranges of activations",
@@ -159,8 +172,12 @@ class InsertQDQ(Pass):
             )
         found = ctx.observe(graph, [Watch(self._statistic(), (t,)) for t in missing])
         for tensor, statistic in zip(missing, found, strict=True):
-            finite = not _nonfinite(statistic)
-            ranges[tensor] = self._range(statistic, formats) if finite else (-math.inf, math.inf)
+            if _nonfinite(statistic):
+                ranges[tensor] = (-math.inf, math.inf)
+            elif not np.any(statistic.count):
+                ranges[tensor] = (math.nan, math.nan)
+            else:
+                ranges[tensor] = self._range(statistic, formats)
         return ranges
 
     def _statistic(self) -> Any:

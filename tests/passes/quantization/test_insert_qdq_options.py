@@ -190,7 +190,11 @@ def test_ranges_of_the_user_need_no_data_and_win() -> None:
     assert float(values["x_scale"]) == pytest.approx(4 / 255)
     assert float(values["r_scale"]) == pytest.approx(0.02)
     assert int(values["y_zero_point"]) == 100
-    del book.ranges["y"]
+    del book.ranges["y"]  # as of what was never seen to be finite
+    done = execute(Model.load(model()), [InsertQDQ()], Settings(get_target("portable"), ranges=book))
+    assert [r.reason for r in done.journal.refusals if "no values of y were seen" in r.reason]
+    assert done.journal.changes
+    book.ranges.clear()
     with pytest.raises(UserError, match="needs typical inputs"):
         execute(Model.load(model()), [InsertQDQ()], Settings(get_target("portable"), ranges=book))
 

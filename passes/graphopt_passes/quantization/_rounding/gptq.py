@@ -82,6 +82,19 @@ def _inverse_factor(hessian: Floats) -> Floats:
     From the Cholesky factor of H read backwards, H = M M^T with M upper triangular, so U = M^-1: H itself is
     never inverted.
     """
-    lower = np.linalg.cholesky(hessian[:, ::-1, ::-1])
-    upper: Floats = np.linalg.inv(lower[:, ::-1, ::-1])
-    return np.triu(upper)
+    lower = _cholesky(hessian[:, ::-1, ::-1])
+    return np.triu(np.asarray(np.linalg.inv(lower[:, ::-1, ::-1]), np.float64))
+
+
+def _cholesky(hessian: Floats) -> Floats:
+    """The Cholesky factor of `hessian`; where rounding has left it indefinite, of the next one that has one.
+
+    Few rows of data with a large mean come to that: what is left of them without it is noise.
+    """
+    size = np.linalg.norm(hessian, axis=(1, 2))[:, None, None] * np.eye(hessian.shape[1])
+    for extra in (0.0, 1e-9, 1e-7, 1e-5, 1e-3):
+        try:
+            return np.asarray(np.linalg.cholesky(hessian + extra * size), np.float64)
+        except np.linalg.LinAlgError:
+            continue
+    return np.asarray(np.linalg.cholesky(hessian + 2.0 * size), np.float64)  # no eigenvalue is below -size

@@ -1,0 +1,227 @@
+"""Models made to catch quantization out: each once went wrong, or would go wrong without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from weight_models import build, sqnr
+
+import graphopt
+from graphopt import Budget, UserError
+from graphopt.passkit import Pass
+from graphopt.testing import Applied, apply, assert_same_interface
+from graphopt_passes.quantization.equalize_layers import EqualizeLayers
+from graphopt_passes.quantization.insert_qdq import InsertQDQ
+from graphopt_passes.quantization.quantize_weights import QuantizeWeights
+from graphopt_passes.quantization.refine_weights import RefineWeights
+from graphopt_passes.quantization.smooth_activations import SmoothActivations
+
+Arrays = np.ndarray[Any, Any]
+FLOAT = np.float32
+CONV = "(float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w, b) }"
+IMAGES = {"x": np.random.default_rng(1).standard_normal((16, 3, 8, 8)).astype(FLOAT)}
+
+
+def rows(n: int, seed: int = 1, samples: int = 16) -> Arrays:
+    return np.random.default_rng(seed).standard_normal((samples, n)).astype(FLOAT)
+
+
+def quantized(model: onnx.ModelProto, passes: Pass | list[Pass], data: Any) -> Applied:
+    """The model after the passes; whatever they do, it still is what it was to its users."""
+    done = apply(passes, model, data=data)
+    assert_same_interface(model, done.proto)
+    return done
+
+
+# -- weights -------------------------------------------------------------------------------------------
+
+
+def weights(change: str) -> Arrays:
+    w = np.random.default_rng(2).standard_normal((8, 3, 3, 3)).astype(FLOAT)
+    if change == "all zeros":
+        w[:] = 0
+    elif change == "a channel of zeros":
+        w[2] = 0
+    elif change == "huge":
+        w *= FLOAT(1e30)
+    elif change == "a huge channel":
+        w[3] *= FLOAT(1e6)
+    elif change == "a denormal channel":
+        w[3] = FLOAT(1e-40)
+    return w
+
+
+@pytest.mark.parametrize(
+    "change", ["all zeros", "a channel of zeros", "huge", "a huge channel", "a denormal channel"]
+)
+@pytest.mark.parametrize("bias", [0.0, 1.0, 1e9])
+def test_ranges_of_weights(change: str, bias: float) -> None:
+    model = build(CONV, opset=17, ir=8, w=weights(change), b=np.full(8, bias, FLOAT))
+    done = quantized(model, [InsertQDQ(), RefineWeights()], IMAGES)
+    assert done.ops["QuantizeLinear"] == 2
+    assert sqnr(model, done.proto, IMAGES) > 30
+    assert sqnr(model, done.proto, IMAGES, "all") > 30
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e-40])
+@pytest.mark.parametrize("item", [InsertQDQ(), QuantizeWeights(bits=8)])
+def test_weights_that_no_scale_holds(item: Pass, value: float) -> None:
+    x = "(float[N, 32] x) => (float[N, 16] y) { y = MatMul(x, w) }"
+    model = build(x, opset=17, ir=8, w=np.full((32, 16), value, FLOAT))
+    done = quantized(model, item, {"x": rows(32)})
+    assert not done.journal.changes
+    assert any("not finite" in r or "too small" in r for r in done.reasons)
+
+
+def test_weights_without_elements() -> None:
+    model = build("(float[N, 0] x) => (float[N, 16] y) { y = MatMul(x, w) }", w=np.zeros((0, 16), FLOAT))
+    done = quantized(model, InsertQDQ(), {"x": np.zeros((8, 0), FLOAT)})
+    assert not done.journal.changes
+
+
+# -- activations ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(0.0, 5.0), (0.0, 0.0), (1e30, 0.0), (1.0, -1e6)])
+def test_ranges_of_activations(factor: float, shift: float) -> None:
+    text = "(float[N, 32] x) => (float[N, 16] y) { s = Mul(x, f) t = Add(s, h) y = MatMul(t, w) }"
+    model = build(text, opset=17, ir=8, w=(32, 16), f=FLOAT(factor), h=FLOAT(shift))
+    data = {"x": rows(32)}
+    done = quantized(model, [InsertQDQ(), RefineWeights()], data)
+    assert done.ops["QuantizeLinear"] == 1
+    assert sqnr(model, done.proto, data) > 25
+
+
+def test_activations_too_small_for_a_scale() -> None:
+    text = "(float[N, 32] x) => (float[N, 16] y) { s = Mul(x, f) y = MatMul(s, w) }"
+    model = build(text, opset=17, ir=8, w=(32, 16), f=FLOAT(1e-38))
+    done = quantized(model, InsertQDQ(), {"x": rows(32)})
+    assert not done.journal.changes
+    assert any("too small for a float32 scale" in r for r in done.reasons)
+
+
+def test_activations_too_large_to_square() -> None:
+    """Their second moments are infinite: that layer is left as it is, and the pass does not fail."""
+    text = "(float[N, 32] x) => (float[N, 16] y) { s = Mul(x, f) y = MatMul(s, w) }"
+    model = build(text, opset=17, ir=8, w=(32, 16), f=FLOAT(1e30))
+    done = quantized(model, [InsertQDQ(), RefineWeights()], {"x": rows(32)})
+    assert any("too large to be squared" in r for r in done.reasons)
+    assert sqnr(model, done.proto, {"x": rows(32)}) > 30
+
+
+def test_one_sample() -> None:
+    """What one row leaves of the second moments, its mean taken out, is noise, which has no Cholesky factor."""
+    text = """(float[N, 1, 8, 8] x) => (float[N, 10] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, k, kb) r = Relu(c) f = Flatten(r) y = Gemm(f, w, b)
+    }"""
+    model = build(text, opset=17, ir=8, k=(4, 1, 3, 3), kb=(4,), w=(256, 10), b=(10,))
+    for seed in range(4):
+        data = {"x": 100 + np.random.default_rng(seed).random((1, 1, 8, 8)).astype(FLOAT)}
+        done = quantized(model, [InsertQDQ(), RefineWeights(), RefineWeights(damping=0.0)], data)
+        assert sqnr(model, done.proto, data) > 20
+
+
+BRANCHES = """(float[4, 16] x, bool c) => (float[4, 8] y) {
+    y = If (c) <
+        then_branch = t () => (float[4, 8] p) { p = MatMul(x, w) },
+        else_branch = e () => (float[4, 8] q) { u = MatMul(x, v) r = Relu(u) q = MatMul(r, w) }
+    >
+}"""
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving", "mse"])
+def test_a_branch_that_the_data_never_takes(observer: Any) -> None:
+    """Nobody knows the ranges there, which a guess would ruin without anything showing it."""
+    model = build(BRANCHES, opset=17, ir=8, w=(16, 8), v=(16, 16))
+    x = rows(16, samples=4)
+    data = [{"x": x * FLOAT(1 - i / 100), "c": np.array(True)} for i in range(8)]
+    done = quantized(model, [SmoothActivations(), InsertQDQ(observer=observer), RefineWeights()], data)
+    assert done.ops["QuantizeLinear"]
+    assert any("no values of r were seen" in r for r in done.reasons)
+    assert sqnr(model, done.proto, {"x": x, "c": np.array(True)}) > 25
+    assert sqnr(model, done.proto, {"x": x, "c": np.array(False)}) > 100
+
+
+@pytest.mark.parametrize("item", [SmoothActivations(), EqualizeLayers(criterion="both"), InsertQDQ()])
+def test_nothing_is_seen_at_all(item: Pass) -> None:
+    text = """(float[N, 16] x) => (float[M, 8] y) {
+        m = ReduceMax <axes = [1], keepdims = 0> (x)
+        g = Greater(m, limit)
+        s = Compress <axis = 0> (x, g)
+        a = Mul(s, f)
+        p = MatMul(a, v)
+        y = MatMul(p, w)
+    }"""
+    given = {"v": (16, 16), "w": (16, 8), "f": np.ones(16, FLOAT), "limit": FLOAT(100)}
+    done = quantized(build(text, opset=17, ir=8, **given), item, {"x": rows(16)})
+    assert not done.journal.changes
+
+
+# -- data ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_takes_one_sample_at_a_time_though_it_says_any_number() -> None:
+    """Exporters leave the leading dim open and write the example's size into a Reshape."""
+    text = """(float[N, 32] x) => (float[N, 16] y) {
+        a = MatMul(x, w) r = Reshape(a, s) k = Relu(r) m = MatMul(k, v) y = Reshape(m, t)
+    }"""
+    shapes = {"s": np.array([1, 4, 8]), "t": np.array([1, 16])}
+    model = build(text, opset=17, ir=8, w=(32, 32), v=(8, 4), **shapes)
+    data = {"x": rows(32, samples=32)}
+    result = graphopt.run(model, "int8", data=data)
+    assert result.report.verdict == "proven"
+    assert result.report.accuracy is not None
+    assert result.report.accuracy.sqnr_db > 25
+    assert "4 held-back samples" in result.report.accuracy.measured_on
+
+
+# -- metrics -------------------------------------------------------------------------------------------
+
+SMALL = "(float[N, 32] x) => (float[N, 16] y) { y = MatMul(x, w) }"
+Pairs = Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def raises(pairs: Pairs) -> float:
+    for sample, _ in pairs:
+        return float(sample["label"])
+    return 0.0
+
+
+def in_place(pairs: Pairs) -> float:
+    for _, outputs in pairs:
+        outputs["y"][...] = 0
+    return 1.0
+
+
+def test_a_metric_that_raises() -> None:
+    with pytest.raises(UserError, match=r"test_traps\.py:\d+: the metric 'raises' failed: KeyError: 'label'"):
+        raise _wrapped(raises)
+
+
+def _wrapped(metric: Any) -> UserError:
+    """The error of a run, as people read it."""
+    with pytest.raises(UserError) as error:
+        graphopt.run(build(SMALL, w=(32, 16)), "insert-qdq", data={"x": rows(32)}, metric=metric)
+    return UserError(str(error.value))
+
+
+def test_a_metric_that_works_in_place() -> None:
+    model = build(SMALL, w=(32, 16))
+    plain = graphopt.run(model, "int8", data={"x": rows(32)}).report.accuracy
+    found = graphopt.run(model, "int8", data={"x": rows(32)}, metric=in_place).report.accuracy
+    assert plain is not None
+    assert found is not None
+    assert (found.sqnr_db, found.cosine) == (plain.sqnr_db, plain.cosine)
+
+
+def test_a_budget_for_a_metric_that_there_is_not() -> None:
+    budget = Budget(max_drop={"accuracy": 0.1})
+    model, data = build(SMALL, w=(32, 16)), {"x": rows(32)}
+    with pytest.raises(UserError, match="there is no metric 'accuracy'"):
+        graphopt.run(model, "int8", data=data, metric=in_place, budget=budget)
+    with pytest.raises(UserError, match="is not measured"):
+        graphopt.run(model, "int8", data=data, budget=budget)
