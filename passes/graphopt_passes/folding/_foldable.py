@@ -66,7 +66,9 @@ def may_fold(node: Node, graph: GraphView) -> bool:
     Quantization is left alone on purpose: folding a DequantizeLinear would undo it. So are weights that are
     stored in a byte or less and widened when the model is loaded.
     """
-    if node.domain or node.op in _NEVER or not graph.is_op(node, node.op) or _widens_weight(node, graph):
+    if node.domain or node.op in _NEVER or not graph.is_op(node, node.op):
+        return False
+    if _widens_weight(node, graph) or _spreads_scales(node, graph):
         return False
     for value in node.attrs.values():
         if isinstance(value, AttributeRef):
@@ -86,6 +88,21 @@ def _widens_weight(node: Node, graph: GraphView) -> bool:
         return False
     stored = graph.constant(node.inputs[0])
     return stored is not None and math.prod(stored.shape) >= _MANY
+
+
+def _spreads_scales(node: Node, graph: GraphView) -> bool:
+    """Whether `node` repeats the scales or offsets of a weight's blocks for all of their elements."""
+    if node.op != "Gather" or not graph.is_constant(node.inputs[0]):
+        return False
+    readers = graph.consumers(node.outputs[0])
+    return bool(readers) and all(r.op in ("Mul", "Sub") and _reads_widened(r, graph) for r in readers)
+
+
+def _reads_widened(node: Node, graph: GraphView) -> bool:
+    makers = [graph.producer(t) for t in node.inputs]
+    if any(m is not None and m.op == "Sub" and _reads_widened(m, graph) for m in makers):
+        return True
+    return any(m is not None and _widens_weight(m, graph) for m in makers)
 
 
 def is_exact(node: Node, graph: GraphView) -> bool:

@@ -48,7 +48,8 @@ class HalfWriter:
             cast: Node | None = None
             for slot, tensor in reversed(list(enumerate(old))):
                 if not used[slot]:
-                    graph.omit_output(made, slot)
+                    if node.op != "Split":  # the number of its outputs has a meaning
+                        graph.omit_output(made, slot)
                 elif slot in slots.outputs:
                     cast = graph.replace(tensor, "Cast", [new[slot]], attrs={"to": FLOAT})
                     self._halves[tensor, False] = new[slot]

@@ -308,7 +308,15 @@ class Placer:
 
     def _bias(self, planned: Planned, grids: list[Grid], weight: _Weight | None) -> None:
         core = planned.core
-        if core is None or core.bias is None or not self.formats.integer_bias:
+        if core is None or core.bias is None:
+            return
+        if self._fails_with_add(planned):
+            reader, slot = core.bias
+            name = reader.inputs[slot].name
+            row = self._array(reader.inputs[slot]).reshape(1, -1)
+            self.graph.set_input(reader, slot, self.graph.new_constant(f"{name}_row", row))
+            return
+        if not self.formats.integer_bias:
             return
         scale = bias_scale(grids[0], weight.grid if weight is not None else grids[1])
         if scale is None:
@@ -319,6 +327,18 @@ class Placer:
         if not np.isfinite(values).all():
             raise RefusedRewrite(f"its bias {tensor.name} is not finite")
         self.graph.set_input(reader, slot, int32_bias(self.graph, values, scale, tensor.name))
+
+    def _fails_with_add(self, planned: Planned) -> bool:
+        """Whether onnxruntime (1.32) makes a model that does not load of a product and the Add behind it.
+
+        It merges the two into a Gemm of matrices, with a QuantizeLinear behind the Reshape whose type it
+        states in `output_dtype`; its change from int8 to uint8 forgets that. A row in two dims is not merged.
+        """
+        node, kind = planned.node, self.formats.activation
+        apart = (
+            planned.core is None or planned.core.end is node or (self.graph.rank(node.inputs[0]) or 0) <= 2
+        )
+        return kind.signed and kind.bits == 8 and self.graph.opset >= 21 and not apart
 
     def _array(self, tensor: Tensor) -> Array:
         array = self.graph.array(tensor)

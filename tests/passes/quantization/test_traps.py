@@ -14,6 +14,7 @@ import graphopt
 from graphopt import Budget, UserError
 from graphopt.passkit import Pass
 from graphopt.testing import Applied, apply, assert_same_interface
+from graphopt_passes.quantization.convert_fp16 import ConvertFp16
 from graphopt_passes.quantization.equalize_layers import EqualizeLayers
 from graphopt_passes.quantization.insert_qdq import InsertQDQ
 from graphopt_passes.quantization.quantize_weights import QuantizeWeights
@@ -225,3 +226,44 @@ def test_a_budget_for_a_metric_that_there_is_not() -> None:
         graphopt.run(model, "int8", data=data, metric=in_place, budget=budget)
     with pytest.raises(UserError, match="is not measured"):
         graphopt.run(model, "int8", data=data, budget=budget)
+
+
+# -- runtimes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", ["Add(p, b)", "Add(b, p)"])
+@pytest.mark.parametrize(
+    ("target", "item"), [("tensorrt", InsertQDQ()), ("ort-cpu", InsertQDQ(activations="int8"))]
+)
+def test_int8_product_and_bias_in_opset_21(target: str, item: Pass, bias: str) -> None:
+    """onnxruntime (1.32) does not load what it makes of int8 activations, a MatMul and an Add to be merged."""
+    text = f"(float[2, 4, 64] x) => (float[2, 4, 64] y) {{ p = MatMul(x, w) a = {bias} y = Relu(a) }}"
+    data = {"x": np.random.default_rng(0).standard_normal((4, 2, 4, 64)).astype(FLOAT)}
+    for opset in (17, 21):
+        model = build(text, opset=opset, ir=8 if opset < 21 else 10, w=(64, 64), b=(64,))
+        done = apply(item, model, target=target, data=data)
+        assert done.ops["QuantizeLinear"]
+        assert sqnr(model, done.proto, {"x": data["x"][0]}, "all") > 30
+        assert not apply(item, done.proto, target=target, data=data).journal.changes
+
+
+# -- what quantization leaves behind -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["int8-weights", "int4-weights"])
+def test_optimizing_again_leaves_small_weights_small(preset: str) -> None:
+    text = "(float[N, 3, 8, 8] x) => (float[N, 32, 6, 6] y) { a = Conv(x, w, b) y = Conv(a, v) }"
+    model = build(text, opset=17, ir=8, w=(64, 3, 3, 3), b=(64,), v=(32, 64, 1, 1))
+    small = graphopt.run(model, preset, data=IMAGES).model.to_proto(weights="inline")
+    again = graphopt.run(small, "default", data=IMAGES).model.to_proto(weights="inline")
+    assert again.ByteSize() < small.ByteSize() * 1.1
+
+
+def test_halving_a_split_one_part_of_which_nobody_reads() -> None:
+    text = """(float[1, 8, 8, 8] x) => (float[1, 4, 8, 8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w, b) s, t = Split <axis = 1> (a) y = Conv(s, v)
+    }"""
+    model = build(text, opset=17, ir=8, w=(8, 8, 3, 3), b=(8,), v=(4, 4, 1, 1))
+    done = quantized(model, ConvertFp16(), {"x": np.ones((8, 8, 8, 8), FLOAT)})
+    assert done.ops["Split"] == 1
+    assert sqnr(model, done.proto) > 50
