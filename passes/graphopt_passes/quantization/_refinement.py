@@ -41,6 +41,9 @@ GPTQ_DAMPING: Final = 0.01
 # What is tried where no damping is given: towards the teacher's outputs, and towards the float weights'.
 _TOWARD_OUTPUTS: Final = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 _TOWARD_WEIGHTS: Final = (0.1, 0.01, 1e-3)
+# Rows per input of an output below which the teacher's outputs are no target: there is too much freedom in
+# making up for errors, and the layers behind then learn from inputs that are better than they will ever be.
+_ROWS_PER_INPUT: Final = 8
 # Inputs of an output from which on a trial is dear, and dampings are chosen without rounding.
 _DEAR: Final = 512
 # Outputs of a layer on which dampings are compared.
@@ -154,7 +157,7 @@ def _cross_validated(
     folds = (halves, halves[::-1])
     dear = now.shape[2] > _DEAR
     tried = [(GPTQ_DAMPING, False)] if dear else [(d, False) for d in _TOWARD_WEIGHTS]
-    if halves[0].sees_outputs:
+    if halves[0].sees_outputs and moments.total.count >= _ROWS_PER_INPUT * now.shape[2]:
         outputs = [(d, True) for d in _TOWARD_OUTPUTS]
         if dear:
             unrounded = [sum(b.of(a.problem(lattice, d, True).target) for a, b in folds) for d, _ in outputs]
@@ -164,8 +167,8 @@ def _cross_validated(
         sum(judged.of(lattice.values(gptq(learned.problem(lattice, *how)))) for learned, judged in folds)
         for how in tried
     ]
-    best = int(np.argmin(errors))
-    if not errors[best] < sum(half.of(now) for half in halves):
+    best, present = int(np.argmin(errors)), sum(half.of(now) for half in halves)
+    if errors[best] >= present > 0:
         raise RefusedRewrite("other weights suit the data that they are fitted to, and no other data")
     return tried[best]
 

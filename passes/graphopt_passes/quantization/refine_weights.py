@@ -36,7 +36,7 @@ class RefineWeights(Pass):
 
     Refuses when: there is no data; the float model does not have the layer, or its weight is scaled against
     it; the weight is no filter of a Conv and no matrix; an output has more than 8192 inputs; inputs are not
-    finite; the error does not go down.
+    finite; the error does not go down, or only on the half of the data that the weights were fitted to.
     """
 
     name: ClassVar[str] = "refine-weights"

@@ -109,7 +109,7 @@ def test_products(block: int, symmetric: bool) -> None:
     )
     rng = np.random.default_rng(6)
     mix = rng.standard_normal((40, 40)) * np.linspace(0.05, 1, 40)
-    data = {"x": (rng.standard_normal((64, 5, 40)) @ mix).astype(np.float32)}
+    data = {"x": (rng.standard_normal((128, 5, 40)) @ mix).astype(np.float32)}
     before = QuantizeWeights(bits=4, block_size=block, symmetric=symmetric, min_elements=1)
     refined(model, data, 3.5, before=before)
 
@@ -137,7 +137,7 @@ def test_other_readers_keep_the_old_weights() -> None:
     }"""
     model = build(body, w=(40, 16))
     rng = np.random.default_rng(8)
-    data = {"x": (rng.standard_normal((64, 40)) * np.linspace(0.1, 1, 40)).astype(np.float32)}
+    data = {"x": (rng.standard_normal((400, 40)) * np.linspace(0.1, 1, 40)).astype(np.float32)}
     data["x"] += data["x"][:, ::-1]
     done = apply([W3, RefineWeights()], model, data=data)
     plain = apply(W3, model, data=data)
