@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 import pytest
+import wrong_passes
 from weight_models import build, sqnr
 
 import graphopt
 from graphopt import Budget, UserError
-from graphopt.passkit import Pass
+from graphopt.passkit import Numerics, Pass
+from graphopt.runtime.session import open_session
 from graphopt.testing import Applied, apply, assert_same_interface
 from graphopt_passes.quantization.convert_fp16 import ConvertFp16
 from graphopt_passes.quantization.equalize_layers import EqualizeLayers
 from graphopt_passes.quantization.insert_qdq import InsertQDQ
+from graphopt_passes.quantization.quantize_dynamic import QuantizeDynamic
 from graphopt_passes.quantization.quantize_weights import QuantizeWeights
 from graphopt_passes.quantization.refine_weights import RefineWeights
 from graphopt_passes.quantization.smooth_activations import SmoothActivations
@@ -267,3 +271,221 @@ def test_halving_a_split_one_part_of_which_nobody_reads() -> None:
     done = quantized(model, ConvertFp16(), {"x": np.ones((8, 8, 8, 8), FLOAT)})
     assert done.ops["Split"] == 1
     assert sqnr(model, done.proto) > 50
+
+
+# -- wrong passes beside quantization ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossyDangles(wrong_passes.Dangles):
+    """As its base, from a pass that may move the numbers."""
+
+    name: ClassVar[str] = "lossy-dangles"
+    numerics: ClassVar[Numerics] = Numerics.LOSSY
+
+
+@dataclass(frozen=True)
+class LossyCrashes(wrong_passes.Crashes):
+    """As its base, from a pass that may move the numbers."""
+
+    name: ClassVar[str] = "lossy-crashes"
+    numerics: ClassVar[Numerics] = Numerics.LOSSY
+
+
+@pytest.mark.parametrize("verify", ["final", "each"])
+@pytest.mark.parametrize(
+    ("passes", "culprit", "site"),
+    [
+        ([InsertQDQ(), wrong_passes.SwapsSub()], "swaps-sub", "s"),
+        ([InsertQDQ(), RefineWeights(), wrong_passes.SwapsSub()], "swaps-sub", "s"),
+        ([wrong_passes.SwapsSub(), InsertQDQ()], "swaps-sub", "s"),
+        ([InsertQDQ(), LossyDangles()], "lossy-dangles", ""),
+        ([InsertQDQ(), LossyCrashes(), RefineWeights()], "lossy-crashes", ""),
+    ],
+)
+def test_wrong_passes_are_named_and_the_rest_is_kept(
+    passes: list[Pass], culprit: str, site: str, verify: Any
+) -> None:
+    text = """(float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w, b) s = Sub(a, c) r = Relu(s) y = Conv <pads = [1, 1, 1, 1]> (r, v)
+    }"""
+    model = build(text, opset=17, ir=8, w=(8, 3, 3, 3), b=(8,), v=(8, 8, 3, 3), c=FLOAT(0.7))
+    report = graphopt.run(model, passes, data=IMAGES, verify=verify, budget=Budget(0.99, 15.0)).report
+    assert [(c.pass_name, c.site) for c in report.culprits] == [(culprit, site)]
+    assert report.verdict == "rolled back"
+    assert {p.name: p.rewrites for p in report.passes}["insert-qdq"] == 2
+    assert report.accuracy is not None
+    assert report.accuracy.sqnr_db > 30
+
+
+# -- forms of models -----------------------------------------------------------------------------------
+
+ROW = np.linspace(-1, 1, 32, dtype=FLOAT)
+SQUARE = {"w": (32, 32)}
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weight read along two axes": (
+        "(float[4, 32] x) => (float[4, 32] y) { a = MatMul(x, w) y = Gemm <transB = 1> (a, w) }",
+        SQUARE,
+    ),
+    "weight on both sides": (
+        "(float[32, 32] x) => (float[32, 32] y) { a = MatMul(x, w) y = MatMul(w, a) }",
+        SQUARE,
+    ),
+    "weight and addend": (
+        "(float[32, 32] x) => (float[32, 32] y) { a = MatMul(x, w) y = Add(a, w) }",
+        SQUARE,
+    ),
+    "weight is an output": (
+        "(float[4, 32] x) => (float[4, 32] y, float[32, 32] w) { y = MatMul(x, w) }",
+        SQUARE,
+    ),
+    "weight can be overridden": (
+        "(float[4, 32] x, float[32, 32] w) => (float[4, 32] y) { y = MatMul(x, w) }",
+        SQUARE,
+    ),
+    "weight through Identity": (
+        "(float[4, 32] x) => (float[4, 32] y, float[4, 32] z) { v = Identity(w) y = MatMul(x, v) z = MatMul(x, w) }",
+        SQUARE,
+    ),
+    "weight through Transpose": (
+        "(float[4, 32] x) => (float[4, 32] y) { v = Transpose <perm = [1, 0]> (w) y = MatMul(x, v) }",
+        SQUARE,
+    ),
+    "weight at run time": (
+        "(float[1, 3, 8, 8] x, float[4, 3, 3, 3] k) => (float[1, 4, 6, 6] y) { y = Conv(x, k) }",
+        {},
+    ),
+    "bias at run time": (
+        "(float[1, 3, 8, 8] x, float[4] b) => (float[1, 4, 6, 6] y) { y = Conv(x, k, b) }",
+        {"k": (4, 3, 3, 3)},
+    ),
+    "vectors": (
+        "(float[32] x) => (float y) { a = MatMul(x, w) y = MatMul(a, v) }",
+        {"w": (32, 32), "v": (32,)},
+    ),
+    "stacks broadcast": (
+        "(float[4, 32] x) => (float[3, 2, 4, 8] y) { y = MatMul(x, w) }",
+        {"w": (3, 2, 32, 8)},
+    ),
+    "squares itself": ("(float[32, 32] x) => (float[32, 32] y) { y = MatMul(x, x) }", {}),
+    "addend of all rows": (
+        "(float[4, 32] x) => (float[5, 4, 32] y) { a = MatMul(x, w) y = Add(a, b) }",
+        {"w": (32, 32), "b": (5, 4, 32)},
+    ),
+    "names of its own making": (
+        """(float[4, 32] x) => (float[4, 32] x_quantized) {
+            x_scale = MatMul(x, w_quantized) x_dequantized = Relu(x_scale) x_quantized = MatMul(x_dequantized, w)
+        }""",
+        {"w": (32, 32), "w_quantized": (32, 32)},
+    ),
+    "intermediates are outputs": (
+        """(float[4, 32] x) => (float[4, 32] y, float[4, 32] a, float[4, 32] r) {
+            a = MatMul(x, w) r = Relu(a) y = MatMul(r, w)
+        }""",
+        SQUARE,
+    ),
+    "indices are outputs": (
+        "(float[4, 32] x) => (float[4, 32] z, int64[4, 1] y) { z = MatMul(x, w) y = ArgMax <axis = 1> (z) }",
+        SQUARE,
+    ),
+    "a sequence is an output": (
+        "(float[4, 32] x) => (seq(float[4, 32]) y) { a = MatMul(x, w) y = SequenceConstruct(a, a) }",
+        SQUARE,
+    ),
+    "double": ("(double[4, 32] x) => (double[4, 32] y) { y = MatMul(x, w) }", {"w": np.eye(32)}),
+    "half": (
+        "(float16[4, 32] x) => (float16[4, 32] y) { y = MatMul(x, w) }",
+        {"w": np.eye(32, dtype=np.float16)},
+    ),
+    "quantized in part": (
+        """(float[4, 32] x) => (float[4, 32] y) {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) a = MatMul(d, w) r = Relu(a) y = MatMul(r, w)
+        }""",
+        {**SQUARE, "s": FLOAT(0.05), "z": np.uint8(128)},
+    ),
+    "quantized at run time in part": (
+        """(float[4, 32] x) => (float[4, 32] y) {
+            q, s, z = DynamicQuantizeLinear(x) m = MatMulInteger(q, v, z) c = Cast <to = 1> (m) d = Mul(c, s)
+            y = MatMul(d, w)
+        }""",
+        {**SQUARE, "v": np.eye(32, dtype=np.int8)},
+    ),
+    "weight quantized at run time": (
+        """(float[4, 32] x) => (float[4, 32] y) {
+            q = QuantizeLinear <axis = 1> (w, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = MatMul(x, d)
+        }""",
+        {**SQUARE, "s": np.full(32, 0.02, FLOAT), "z": np.zeros(32, np.int8)},
+    ),
+    "constants of glue": (
+        """(float[4, 32] x) => (float[4, 32] y) {
+            a = MatMul(x, w) c = Add(a, row) m = Mul(c, f) n = Mul(m, g) y = MatMul(n, w)
+        }""",
+        {**SQUARE, "row": ROW, "f": FLOAT(-3), "g": FLOAT(1e-20)},
+    ),
+    "infinite constants of glue": (
+        """(float[4, 32] x) => (float[4, 32] y) {
+            a = MatMul(x, w) l = Less(a, zero) c = Where(l, low, a) s = Softmax <axis = 1> (c) y = MatMul(s, w)
+        }""",
+        {**SQUARE, "zero": FLOAT(0), "low": FLOAT(-np.inf)},
+    ),
+    "a body reads an integer result": (
+        """(float[4, 32] x, bool c) => (float[4, 32] y) {
+            r = MatMul(x, w) k = MatMul(r, w)
+            y = If (c) <
+                then_branch = t () => (float[4, 32] p) { p = Relu(k) },
+                else_branch = e () => (float[4, 32] q) { q = MatMul(k, w) }
+            >
+        }""",
+        SQUARE,
+    ),
+}
+ITEMS: list[Pass] = [
+    InsertQDQ(),
+    InsertQDQ(activations="int8", symmetric=True, weight_method="mse", observer="mse"),
+    InsertQDQ(power_of_two=True, per_channel=False, bias="float"),
+    QuantizeDynamic(),
+    QuantizeWeights(bits=8),
+]
+
+
+def feeds_of(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """A few samples; all bool inputs alternate."""
+    rng = np.random.default_rng(11)
+    defaults = {t.name for t in model.graph.initializer}
+    samples = []
+    for i in range(8):
+        sample: dict[str, Any] = {}
+        for info in model.graph.input:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+            shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
+            values = rng.standard_normal(shape) if dtype.kind == "f" else np.array(i % 2)
+            if info.name not in defaults:
+                sample[info.name] = values.astype(dtype)
+        samples.append(sample)
+    return samples
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda i: f"{i.name}-{ITEMS.index(i)}")
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_models(form: str, item: Pass) -> None:
+    """The result loads, runs, keeps its interface and is close; a second run changes nothing."""
+    text, given = FORMS[form]
+    model = build(text, opset=18, ir=8, **given)
+    data = feeds_of(model)
+    done = quantized(model, item, data)
+    again = apply(item, done.proto, data=data)
+    assert not again.journal.changes, [str(c.key) for c in again.journal.changes]
+    if "sequence" in form:
+        return  # tests of the engine compare those
+    for optimize in ("none", "all"):
+        for feeds in data[:2]:
+            with (
+                open_session(model, optimize="none") as one,
+                open_session(done.proto, optimize=optimize) as two,
+            ):
+                for name, value in one.run(feeds).items():
+                    got = two.run(feeds)[name]
+                    assert value.dtype == got.dtype
+                    if value.dtype.kind == "f":
+                        noise = np.square(value.astype(float) - got).sum()
+                        assert noise <= 10**-2.0 * np.square(value.astype(float)).sum()
