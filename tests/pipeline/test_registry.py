@@ -252,5 +252,5 @@ def test_everything_installed_loads_and_its_pipelines_resolve() -> None:
         assert cls.summary(), f"{name} has no docstring"
         assert cls.numerics in Numerics
     for name in registry.preset_names():
-        steps = registry.resolve(name)
+        steps = registry.resolve(name, default=registry.preset("default-portable"), target="portable")
         assert registry.resolve(registry.format(steps)) == steps
