@@ -122,9 +122,15 @@ class RangeBook:
         return cls(fingerprint, passes, samples, choice, tensors)
 
     def get(self, name: str) -> tuple[float, float] | None:
-        """The range of a tensor; None for one that was not measured."""
+        """The range of a tensor; None for one that was not measured.
+
+        Infinite for one that was seen to be infinite or NaN, unless somebody edited its range.
+        """
         found = self.tensors.get(name)
-        return None if found is None else (found.low, found.high)
+        if found is None:
+            return None
+        odd = found.histogram.nans + found.histogram.infinities
+        return (-math.inf, math.inf) if odd and _edit(self, name) is None else (found.low, found.high)
 
     def check(self, model: Model) -> None:
         """See that this is the model whose tensors were measured, the first time that this is called.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from weight_models import build, sqnr
 
 import graphopt
 from graphopt import Budget, UserError
+from graphopt.cli.main import main
 from graphopt.passkit import Numerics, Pass
 from graphopt.runtime.session import open_session
 from graphopt.testing import Applied, apply, assert_same_interface
@@ -489,3 +492,20 @@ def test_forms_of_models(form: str, item: Pass) -> None:
                     if value.dtype.kind == "f":
                         noise = np.square(value.astype(float) - got).sum()
                         assert noise <= 10**-2.0 * np.square(value.astype(float)).sum()
+
+
+def test_ranges_of_what_was_infinite(tmp_path: Path) -> None:
+    """Inputs made up later need not show it, and a finite range would turn infinities into numbers."""
+    text = "(float[N, 32] x, bool[N, 32] m) => (float[N, 16] y) { a = Where(m, x, low) y = MatMul(a, w) }"
+    model = build(text, opset=17, ir=8, w=(32, 16), low=FLOAT(-np.inf))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=rows(32), m=rows(32, 2) > 0)
+    path = str(tmp_path / "r.json")
+    words = ["calibrate", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "-o", path]
+    assert main([*words, "--quiet"]) == 0
+    report = graphopt.run(model, "insert-qdq", ranges=path).report
+    assert [f.reason for f in report.left_float] == ["the values of a are not finite"]
+    written = json.loads(Path(path).read_text())
+    written["tensors"]["a"].update(low=-3.0, high=3.0)
+    Path(path).write_text(json.dumps(written))
+    assert not graphopt.run(model, "insert-qdq", ranges=path).report.left_float
