@@ -59,7 +59,13 @@ class RefineWeights(Pass):
     )
     sweeps: int = field(default=20, metadata={"help": "sweeps of coordinate descent at most; 0: none"})
     scales: bool = field(default=True, metadata={"help": "fit scales to the data as well"})
-    bias: bool = field(default=True, metadata={"help": "let a bias that is there take the mean error"})
+    bias: bool | None = field(
+        default=None,
+        metadata={
+            "help": "let a bias that is there take the mean error; none: of Conv and Gemm only, because the "
+            "rows of a MatMul are often tokens, and those of the padding have errors of their own"
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -127,7 +133,8 @@ class RefineWeights(Pass):
         assert codes is not None
         if wanted.shape != layer.stored:
             raise RefusedRewrite("the float weights have another shape")
-        bias = bias_array(graph, quantized) if self.bias and toward_outputs else None
+        takes_mean = quantized.node.op != "MatMul" if self.bias is None else self.bias
+        bias = bias_array(graph, quantized) if takes_mean and toward_outputs else None
         if bias is not None and (bias.size != layer.outputs or bias.shape[-1] != layer.outputs):
             bias = None
         result = refine(
