@@ -246,10 +246,9 @@ def _idle(run: Execution) -> tuple[str, ...]:
 
 def left_float(run: Execution) -> tuple[FloatNode, ...]:
     """Nodes that passes declined to quantize, or put back into float, with the reasons."""
-    lossy = {item.name for item in run.order if item.numerics is Numerics.LOSSY}
     found: dict[tuple[str, str], FloatNode] = {}
     for refusal in run.journal.refusals:
-        if refusal.pass_name in lossy and refusal.pass_name in STAY_FLOAT:
+        if refusal.pass_name in STAY_FLOAT and refusal.op in _WORTH_INTEGERS:
             found[refusal.node, refusal.op] = FloatNode(refusal.node, refusal.op, refusal.reason)
     for change in run.journal.changes:
         if change.key.pass_name == "restore-float":
@@ -257,5 +256,7 @@ def left_float(run: Execution) -> tuple[FloatNode, ...]:
     return tuple(found.values())
 
 
+# The operators that are quantized for their own sake; others only between these.
+_WORTH_INTEGERS = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 #: Passes whose refusals mean that a node keeps its float kernel.
 STAY_FLOAT = frozenset({"insert-qdq", "quantize-dynamic", "quantize-weights"})
