@@ -72,7 +72,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     """What a result that moves the numbers has to keep."""
     group = parser.add_argument_group(
         "what must be kept by passes that move the numbers",
-        "Measured on a held-back part of --data. Where nothing is asked for, presets ask for a cosine of "
+        "Measured on a held-back part of --data. Presets ask by themselves for a cosine of "
         "0.99 and 15 dB.",
     )
     group.add_argument("--min-cosine", type=float, metavar="X", help="least cosine similarity per output")
