@@ -72,8 +72,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     """What a result that moves the numbers has to keep."""
     group = parser.add_argument_group(
         "what must be kept by passes that move the numbers",
-        "Measured on a held-back part of --data. Presets ask by themselves for a cosine of "
-        "0.99 and 15 dB.",
+        "Measured on a held-back part of --data. Presets ask by themselves for a cosine of 0.99 and 15 dB.",
     )
     group.add_argument("--min-cosine", type=float, metavar="X", help="least cosine similarity per output")
     group.add_argument("--min-sqnr", type=float, metavar="DB", help="least signal-to-noise ratio per output")
