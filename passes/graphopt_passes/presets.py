@@ -36,7 +36,11 @@ ORT = PORTABLE
 
 # The model is cleaned up first: what is left has the names, and the fusions, of the model that will run.
 # Rounding comes before the search, so that no node is put back in float whose only fault was its rounding.
-INT8 = "default,insert-qdq,quantize-embeddings,refine-weights,restore-float,correct-bias,dedup-initializers"
+# It also takes the mean errors into the biases, so that correct-bias would have nothing left to do.
+INT8 = (
+    "default,smooth-activations,insert-qdq,quantize-embeddings,refine-weights,restore-float,"
+    "dedup-initializers"
+)
 INT8_DYNAMIC = "default,orient-gemm,quantize-dynamic,quantize-embeddings,dedup-initializers"
 # What is expanded at load is so last: until then the weights are where the passes on rounding look for them.
 _SMALL = "refine-weights,quantize-embeddings,expand-weights,dedup-initializers"
