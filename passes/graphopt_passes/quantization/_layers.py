@@ -25,8 +25,8 @@ _CHUNK = 1 << 22
 # Positions of a sample's output that are used, at most, and per input of an output (K): sums over more tell
 # hardly more. Beyond them every 3rd, 5th, ... is used, along every axis.
 _POSITIONS = 4096
-_LEAST_POSITIONS = 256
-_POSITIONS_PER_INPUT = 8
+_LEAST_POSITIONS = 1024
+_POSITIONS_PER_INPUT = 16
 
 
 @dataclass(frozen=True)

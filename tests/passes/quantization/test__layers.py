@@ -137,9 +137,9 @@ def test_large_outputs_are_thinned_out() -> None:
     ((layer, _, _),) = read(build(body, w=(16, 1, 3, 3)))[0].found
     x = RNG.standard_normal((2, 1, 100, 90)).astype(np.float32)
     rows = np.concatenate([b[0] for b in layer.unfolding.blocks(x)], axis=1)
-    # Nine inputs per output need 256 positions at most: every 7th along both axes.
-    assert rows.shape == (1, 2 * 14 * 13, 9)
-    assert (rows[0, 14] == x[0, 0, 7:10, 7:10].reshape(-1)).all()
+    # Nine inputs per output need 1,024 positions at most: every 3rd along both axes.
+    assert rows.shape == (1, 2 * 33 * 30, 9)
+    assert (rows[0, 31] == x[0, 0, 3:6, 3:6].reshape(-1)).all()
 
 
 def test_depth() -> None:
