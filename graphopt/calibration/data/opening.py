@@ -81,6 +81,8 @@ def open_dataset(
             from graphopt.calibration.data.synthetic import Synthetic
 
             return Synthetic(model, int(match[1] or 32))
+        if text.startswith("synthetic:") and not Path(text).exists():
+            raise UserError(f"--data {text!r} does not say how many", fix="as in: --data synthetic:32")
         if is_function(text) and not Path(text).exists():
             return _Fitted(Function(text, load_callable(text)), fitter)
         return _Fitted(open_path(Path(text), fitter.required), fitter)

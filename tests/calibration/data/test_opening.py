@@ -85,3 +85,9 @@ def test_synthetic_data_keeps_defaults() -> None:
     assert overridable
     dataset = open_dataset("synthetic:3", ports, overridable, model=model)
     assert [list(s) for s in dataset] == [["x"]] * 3
+
+
+@pytest.mark.parametrize("text", ["synthetic:", "synthetic:x", "synthetic:-3"])
+def test_a_number_of_synthetic_samples_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match="does not say how many"):
+        open_dataset(text, [])
