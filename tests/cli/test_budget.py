@@ -44,7 +44,7 @@ def test_static_quantization_needs_data(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     code, _, err = cli("run", CNN, "--passes", "int8", "-o", out)
     assert code == 2
-    assert "error: static quantization needs typical inputs" in err
+    assert "needs calibration data, typical inputs" in err
     assert "--data" in err
     assert "int8-dynamic" in err
     assert not out.exists()

@@ -105,7 +105,11 @@ class SmoothActivations(Pass):
         if not regions and not local:
             return
         if not ctx.has_data:
-            raise UserError("smooth-activations needs calibration data", fix="give --data")
+            raise UserError(
+                "smooth-activations needs calibration data, typical inputs to see which channels stand out",
+                fix="hand them in with --data calib.npz (see `graphopt run --help`), or use a preset that "
+                "needs none: int8-dynamic or int8-weights",
+            )
         if graph.is_function:
             for region in [*regions, *local]:
                 graph.refuse(region.root, "tensors of local functions are not observed")
