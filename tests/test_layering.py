@@ -47,11 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "judging": {*PIPELINE, "runtime", "validation", "calibration"},
     "summary": {*PIPELINE, "validation", "report"},
     "lossy": {*PIPELINE, "runtime", "validation", "report", "calibration", "quantization"},
-    "lossy": {*PIPELINE, "runtime", "validation", "report", "calibration", "quantization"},
     "api": {
         *PIPELINE,
         "judging",
-        "lossy",
         "lossy",
         "summary",
         "runtime",
