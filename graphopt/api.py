@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -15,6 +14,7 @@ import onnx_graphsurgeon as gs
 from graphopt import collector, lossy, summary
 from graphopt.errors import UserError
 from graphopt.graph.stats import model_stats
+from graphopt.memory import memory_limited
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, Pass
 from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
@@ -23,7 +23,7 @@ from graphopt.pipeline.registry import Fixpoint, Step, installed
 from graphopt.pipeline.reproducer import folder_name, write_reproducer
 from graphopt.pipeline.spec import Spec
 from graphopt.pipeline.targets import get_target
-from graphopt.pipeline.transaction import Guilt, Outcome, Transaction
+from graphopt.pipeline.transaction import Guilt, Transaction
 from graphopt.report.document import Culprit, RunReport
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def run(
     deadline = None if timeout is None else time.monotonic() + timeout
     moving = lossy.is_lossy(steps)
     steps = lossy.with_room(steps, original, registry)
-    budget = lossy.budget_for(budget, passes, steps, registry)
+    budget = lossy.budget_for(budget, passes, profile, registry)
     asks = moving or any(item.uses_data for item in flatten(steps))
     services = lossy.open_services(data, original, metric=metric, tell=tell, budget=budget) if asks else None
     settings = Settings(
@@ -180,7 +180,7 @@ def run(
         ranges=lossy.load_ranges(ranges),
     )
     clock.lap("load")
-    with _memory_limit(memory_limit):
+    with memory_limited(memory_limit):
         judge = None
         if verify != "off":
             tell("reference", "running the original")
@@ -232,11 +232,11 @@ def run(
         versions=summary.versions(),
         accuracy=measured.accuracy,
         latency=measured.latency,
-        left_float=measured.left_float,
+        left_float=lossy.left_float(outcome.run) if moving else (),
         exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,
     )
-    return Result(outcome.run.model, _with_proof(report, outcome))
+    return Result(outcome.run.model, summary.with_proof(report, outcome))
 
 
 def validate(
@@ -347,25 +347,6 @@ def _check_keep(globs: Sequence[str], model: Model) -> None:
         )
 
 
-def _with_proof(report: RunReport, outcome: Outcome) -> RunReport:
-    if outcome.judgement is None or outcome.judgement.proof is None:
-        return report
-    proof: Any = outcome.judgement.proof
-    declared = {t.name: _dims(t) for t in outcome.run.model.graph.outputs}
-    return replace(
-        report,
-        outputs=summary.output_rows(proof, declared),
-        probes=proof.probes,
-        runtimes=proof.runtimes,
-        warnings=(*proof.warnings, *report.warnings),
-    )
-
-
-def _dims(tensor: Any) -> tuple[str, ...] | None:
-    shape = tensor.shape
-    return None if shape is None else tuple("?" if d is None else str(d) for d in shape)
-
-
 def _culprit(
     guilt: Guilt,
     fresh: Callable[[], Model],
@@ -400,43 +381,6 @@ def _culprit(
         versions=summary.versions(),
     )
     return summary.culprit(guilt, str(folder), command)
-
-
-@contextlib.contextmanager
-def _memory_limit(limit: int | None) -> Iterator[None]:
-    """Bound the memory that this process may allocate; mapped files do not count."""
-    if limit is None:
-        yield
-        return
-    try:
-        import resource
-    except ImportError as e:
-        raise UserError("--memory-limit needs a Unix system", fix="run without it") from e
-    old = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, old[1]))
-    try:
-        yield
-    except Exception as e:
-        if not _ran_out_of_memory(e):
-            raise
-        raise UserError(
-            f"the memory limit of {limit / 1e9:.3g} GB is reached", fix="raise --memory-limit"
-        ) from e
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, old)
-
-
-def _ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether `error`, or what led to it, is a failed allocation, by whatever name its library calls it."""
-    while error is not None:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-# onnxruntime (while it is imported), and protobuf.
-_OUT_OF_MEMORY = ("std::bad_alloc", "Failed to serialize proto")
 
 
 class _Clock:

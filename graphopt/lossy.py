@@ -45,14 +45,18 @@ def with_room(steps: Sequence[Step], model: Model, registry: Registry) -> tuple[
     return (*registry.resolve(f"{RAISE}{{least={least}}}"), *steps)
 
 
-def budget_for(given: Budget | None, passes: Any, steps: Sequence[Step], registry: Registry) -> Budget | None:
-    """What the result has to keep: what the user says, else what presets are held to.
+def budget_for(given: Budget | None, passes: Any, target: Target, registry: Registry) -> Budget | None:
+    """What the result has to keep: what the user says, else what presets that move the numbers are held to.
 
     A pass that the user spells out with its options is obeyed and measured.
     """
-    if given is not None or not is_lossy(steps):
+    if given is not None:
         return given
-    return DEFAULT_BUDGET if registry.names_preset(passes) else None
+    presets = registry.presets_in(passes)
+    default = registry.preset(f"default-{target.name}")
+    if any(is_lossy(registry.resolve(name, default=default, target=target.name)) for name in presets):
+        return DEFAULT_BUDGET
+    return None
 
 
 def open_services(
@@ -122,14 +126,13 @@ class Measured:
 
     Attributes:
         verdict, why: a verdict that takes the place of the proof's; "" for none.
-        accuracy, latency, left_float, warnings: as in `RunReport`.
+        accuracy, latency, warnings: as in `RunReport`.
     """
 
     verdict: str = ""
     why: str = ""
     accuracy: AccuracyReport | None = None
     latency: LatencyReport | None = None
-    left_float: tuple[FloatNode, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -154,7 +157,7 @@ def measure(
     judged = outcome.judgement
     score = judged.score if judged is not None else None
     if judged is None or score is None:
-        return Measured(left_float=left_float(outcome.run), warnings=_idle(outcome.run))
+        return Measured(warnings=_idle(outcome.run))
     misses, warnings = list(judged.misses), []
     timed = _latency(original, outcome.run.model, target, feeds)
     if isinstance(timed, str):
@@ -171,7 +174,6 @@ def measure(
         *over,
         accuracy,
         None if isinstance(timed, str) else timed,
-        left_float(outcome.run),
         tuple(warnings),
     )
 

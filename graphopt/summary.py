@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,7 +17,15 @@ from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
 from graphopt.pipeline.spec import format_value
 from graphopt.pipeline.transaction import Guilt, Outcome
-from graphopt.report.document import Culprit, FileInfo, NumericsName, OutputRow, PassReport, Refusal
+from graphopt.report.document import (
+    Culprit,
+    FileInfo,
+    NumericsName,
+    OutputRow,
+    PassReport,
+    Refusal,
+    RunReport,
+)
 
 if TYPE_CHECKING:
     from graphopt.validation.proof import Proof
@@ -139,3 +148,23 @@ def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | No
             )
         )
     return tuple(rows)
+
+
+def with_proof(report: RunReport, outcome: Outcome) -> RunReport:
+    """`report` with the evidence of the last comparison."""
+    if outcome.judgement is None or outcome.judgement.proof is None:
+        return report
+    proof: Any = outcome.judgement.proof
+    declared = {t.name: _dims(t) for t in outcome.run.model.graph.outputs}
+    return replace(
+        report,
+        outputs=output_rows(proof, declared),
+        probes=proof.probes,
+        runtimes=proof.runtimes,
+        warnings=(*proof.warnings, *report.warnings),
+    )
+
+
+def _dims(tensor: Any) -> tuple[str, ...] | None:
+    shape = tensor.shape
+    return None if shape is None else tuple("?" if d is None else str(d) for d in shape)

@@ -241,3 +241,18 @@ def test_every_kind_of_failed_allocation_is_the_memory_limit(monkeypatch: pytest
         graphopt.run(SMALL, memory_limit=8 * 10**9)
     with pytest.raises(DecodeError):
         graphopt.run(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("passes", "held"),
+    [
+        ("int8-dynamic", True),
+        ("cleanup,int8-dynamic", True),
+        ("cleanup,quantize-dynamic", False),  # a preset that moves nothing asks for nothing
+        ("default,quantize-dynamic", False),
+    ],
+)
+def test_presets_that_move_the_numbers_are_held_to_a_budget(passes: str, held: bool) -> None:
+    report = graphopt.run(ROOT / "models" / "digits_transformer.onnx", passes).report
+    assert report.accuracy is not None
+    assert bool(report.accuracy.budget) is held

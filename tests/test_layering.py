@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "budget": set(),
     "collector": set(),
+    "memory": {"errors"},
     "ir": {"errors"},
     "io": {"errors", "ir", "collector"},
     "model": {"errors", "ir", "io"},
@@ -39,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibration.data": {*GRAPH, "runtime"},
     **{
         f"calibration.{name}": {*PIPELINE, "quantization", "runtime", "validation", "calibration"}
-        for name in ("collect", "taps", "score", "service", "ranges")
+        for name in ("collect", "outputs", "taps", "score", "service", "ranges")
     },
     "quantkit": {*PIPELINE, "quantization", "calibration"},
     "runtime": {*GRAPH, "quantization"},
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         *PIPELINE,
         "judging",
         "lossy",
+        "memory",
         "summary",
         "runtime",
         "validation",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import onnx
 
 from graphopt import ir
@@ -16,6 +15,7 @@ from graphopt.calibration.collect import Collector, DoesNotRun
 from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
 from graphopt.calibration.fingerprint import Fingerprint, session_hash
 from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.outputs import Lazily, TeacherOutputs, copied, run_batch
 from graphopt.calibration.ranges import Choice, RangeBook
 from graphopt.calibration.score import Agreement, Outputs, as_metrics, drops
 from graphopt.calibration.statistics import MinMax
@@ -35,7 +35,6 @@ _T = TypeVar("_T")
 _SCORED_SAMPLES: Final = 256
 _CACHED_STATISTIC: Final = 1 << 20
 _CACHED_STATISTICS: Final = 1 << 26
-_CACHED_OUTPUTS: Final = 32 << 20
 _TEACHERS: Final = 4
 _LEAST_SLICE: Final = 16 << 20
 _MOST_SLICE: Final = 256 << 20
@@ -96,7 +95,7 @@ class CalibrationService:
         self._teacher_hashes: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
         self._latencies: dict[Hashable, float] = {}
         self._scores: dict[Hashable, Score] = {}
-        self._teachers: dict[Hashable, _Teacher] = {}
+        self._teachers: dict[Hashable, TeacherOutputs] = {}
         self._counts: dict[Part, int] = {}
 
     # -- statistics --------------------------------------------------------------------------------
@@ -230,33 +229,33 @@ class CalibrationService:
             )
         return self._scores[key]
 
-    def _known(self, on: Hashable) -> _Teacher:
+    def _known(self, on: Hashable) -> TeacherOutputs:
         if on not in self._teachers:
             if len(self._teachers) >= _TEACHERS:
                 del self._teachers[next(iter(self._teachers))]
-            self._teachers[on] = _Teacher()
+            self._teachers[on] = TeacherOutputs()
         return self._teachers[on]
 
     def _measure(
-        self, student: SessionSource, teacher: Model, known: _Teacher, part: Part, most: int | None
+        self, student: SessionSource, teacher: Model, known: TeacherOutputs, part: Part, most: int | None
     ) -> Score:
         agreement = Agreement()
         with (
-            _Lazily(lambda: self._open(teacher.session_source())) as reference,
-            _Lazily(lambda: self._open(student)) as candidate,
+            Lazily(lambda: self._open(teacher.session_source())) as reference,
+            Lazily(lambda: self._open(student)) as candidate,
         ):
 
             def both() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
                 for number, batch in enumerate(self._scored(teacher, part, most)):
                     expected = known.outputs(number, batch, reference)
-                    actual = _run(candidate(), batch)
+                    actual = run_batch(candidate(), batch)
                     agreement.update(expected, actual)
                     yield {**batch.feeds, **batch.extra}, actual
 
             def alone() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
                 for number, batch in enumerate(self._scored(teacher, part, most)):
                     # The metric may work in place; what is kept stays.
-                    yield {**batch.feeds, **batch.extra}, _copied(known.outputs(number, batch, reference))
+                    yield {**batch.feeds, **batch.extra}, copied(known.outputs(number, batch, reference))
 
             pairs = both()
             metrics = as_metrics(self.metric, pairs, self.wanted) if self.metric is not None else {}
@@ -355,58 +354,6 @@ class CalibrationService:
             return ""
         held = size // _HOLD_BACK if self.part == "calibration" else 0
         return f" of {size - held}"
-
-
-class _Lazily:
-    """A session that is opened when it is first needed."""
-
-    def __init__(self, opener: Callable[[], Session]) -> None:
-        self._open = opener
-        self._session: Session | None = None
-
-    def __call__(self) -> Session:
-        if self._session is None:
-            self._session = self._open()
-        return self._session
-
-    def __enter__(self) -> _Lazily:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._session is not None:
-            self._session.close()
-
-
-class _Teacher:
-    """What is known about a teacher on one part of the data: its metrics, and outputs while they are few."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] | None = None
-        self._outputs: dict[int, Outputs] = {}
-        self._room = _CACHED_OUTPUTS
-
-    def outputs(self, number: int, batch: Batch, session: Callable[[], Session]) -> Outputs:
-        """Outputs for batch `number`."""
-        if number in self._outputs:
-            return self._outputs[number]
-        found = _run(session(), batch)
-        size = sum(getattr(v, "nbytes", _CACHED_OUTPUTS) for v in found.values())
-        if size <= self._room:
-            self._room -= size
-            self._outputs[number] = found
-        return found
-
-
-def _run(session: Session, batch: Batch) -> Outputs:
-    names = [p.name for p in session.inputs] + [p.name for p in session.overridable if p.name in batch.feeds]
-    try:
-        return session.run({name: batch.feeds[name] for name in names})
-    except RuntimeFailure as e:
-        raise DoesNotRun(f"the model does not run on the data: {e.message}") from e
-
-
-def _copied(outputs: Outputs) -> Outputs:
-    return {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
 
 
 def _twin(statistic: Any) -> Any:

@@ -121,11 +121,11 @@ class Registry:
             )
         return text
 
-    def names_preset(self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None) -> bool:
-        """Whether `passes`, as given to `resolve`, names a preset that is not a target's default."""
+    def presets_in(self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None) -> list[str]:
+        """The presets that `passes`, as given to `resolve`, names."""
         items = [passes] if isinstance(passes, str) else list(passes or ())
         specs = [s for i in items for s in (parse_pipeline(i) if isinstance(i, str) else [i])]
-        return any(isinstance(s, PassSpec) and s.name in self._presets for s in specs)
+        return [s.name for s in specs if isinstance(s, PassSpec) and s.name in self._presets]
 
     def resolve(
         self,
