@@ -23,6 +23,8 @@ GLUE = (
     "Softmax",
     "Where",
 )
+# These become part of the kernel before them.
+_ACTIVATIONS = ("Relu", "Clip")
 # Operators that move or select elements: they have no arithmetic, quantized or not.
 _PASSES_ON = frozenset(
     {
@@ -121,10 +123,17 @@ def restore(graph: Rewriter, node: Node, ctx: PassContext) -> None:
             graph.set_input(node, slot, pair.source)
 
 
-def _is_integer_result(graph: GraphView, source: Tensor) -> bool:
+def _kernel_before(graph: GraphView, source: Tensor) -> Node | None:
+    """The node whose kernel computes `source`; a Relu or Clip behind it is part of that kernel."""
     node = graph.producer(source)
-    while node is not None and node.op in ("Relu", "Clip"):
+    while node is not None and node.op in _ACTIVATIONS:
         node = graph.producer(node.inputs[0])
+    return node
+
+
+def _is_integer_result(graph: GraphView, source: Tensor) -> bool:
+    """Whether an integer kernel computes `source`."""
+    node = _kernel_before(graph, source)
     return node is not None and node.op in (*ANCHORS, *GLUE) and _is_integer(graph, node)
 
 
@@ -197,9 +206,7 @@ def _would_be_requantized(graph: GraphView, source: Tensor) -> bool:
 
     onnxruntime quantizes the float weight of such a node itself, for each tensor and without being asked.
     """
-    node = graph.producer(source)
-    while node is not None and node.op in ("Relu", "Clip"):
-        node = graph.producer(node.inputs[0])
+    node = _kernel_before(graph, source)
     return (
         node is not None
         and node.op in ANCHORS
@@ -226,7 +233,7 @@ def _quantizers_behind(graph: GraphView, node: Node) -> list[Node]:
     """The live QuantizeLinear nodes that read a result of `node`, behind a Relu or Clip if there is one."""
     found = []
     for reader in graph.consumers(node.outputs[0]):
-        if reader.op in ("Relu", "Clip"):
+        if reader.op in _ACTIVATIONS:
             found += _quantizers_behind(graph, reader)
         elif reader.op == "QuantizeLinear" and _is_live(graph, reader):
             found.append(reader)
@@ -262,8 +269,7 @@ def _is_integer(graph: GraphView, node: Node) -> bool:
 def _output_is_quantized(graph: GraphView, node: Node) -> bool:
     readers = [r for r in graph.consumers(node.outputs[0]) if _is_live(graph, r)]
     return bool(readers) and all(
-        r.op == "QuantizeLinear" or (r.op in ("Relu", "Clip") and _output_is_quantized(graph, r))
-        for r in readers
+        r.op == "QuantizeLinear" or (r.op in _ACTIVATIONS and _output_is_quantized(graph, r)) for r in readers
     )
 
 
@@ -276,10 +282,8 @@ def _is_live(graph: GraphView, node: Node) -> bool:
 
 def _needs_output_pair(graph: GraphView, source: Tensor) -> bool:
     """Whether the kernel that computes `source` is an integer one only if its output is quantized."""
-    node = graph.producer(source)
-    through = False
-    while node is not None and node.op in ("Relu", "Clip"):
-        node, through = graph.producer(node.inputs[0]), True
+    node = _kernel_before(graph, source)
+    through = node is not graph.producer(source)
     # A product's result may stay float, but not with an activation behind it.
     needy = ("Conv", *GLUE, *(("MatMul", "Gemm") if through else ()))
     return node is not None and node.op in needy and _is_integer(graph, node)

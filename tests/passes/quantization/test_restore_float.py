@@ -46,6 +46,19 @@ def spiky() -> onnx.ModelProto:
     )
 
 
+IMAGES = {"x": RNG.standard_normal((16, 8, 12, 12)).astype(np.float32)}
+
+
+def residual(behind: str = "Identity") -> onnx.ModelProto:
+    """Three convolutions, the second in a residual branch, with an operator behind the Add."""
+    return build(
+        "(float[N,8,12,12] x) => (float[N,8,12,12] y) "
+        "{ a = Conv<pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)  "
+        f"s = Add(r, b)  t = {behind}(s)  y = Conv<pads=[1,1,1,1]>(t, w2) }}",
+        **{f"w{i}": normal(8, 8, 3, 3) for i in range(3)},
+    )
+
+
 def float_products(model: onnx.ModelProto) -> list[str]:
     """Outputs of the products with an operand that comes out of no DequantizeLinear."""
     made = {o: n.op_type for n in model.graph.node for o in n.output}
@@ -114,14 +127,7 @@ def test_a_budget_beyond_reach_fails_and_says_how_close_it_came(tmp_path: Any) -
 
 
 def test_pairs_that_serve_no_kernel_go_with_it() -> None:
-    weights = {f"w{i}": normal(8, 8, 3, 3) for i in range(3)}
-    model = build(
-        "(float[N,8,12,12] x) => (float[N,8,12,12] y) "
-        "{ a = Conv<pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)  "
-        "s = Add(r, b)  y = Conv<pads=[1,1,1,1]>(s, w2) }",
-        **weights,
-    )
-    data = {"x": RNG.standard_normal((16, 8, 12, 12)).astype(np.float32)}
+    model, data = residual(), IMAGES
     done = apply([InsertQDQ(), RestoreFloat(min_sqnr=1000.0)], model, data=data)
     # Nothing keeps such a budget but float everywhere.
     assert done.ops["QuantizeLinear"] == 0
@@ -132,14 +138,7 @@ def test_pairs_that_serve_no_kernel_go_with_it() -> None:
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_is_left_still_runs_on_integers(which: int) -> None:
-    weights = {f"w{i}": normal(8, 8, 3, 3) for i in range(3)}
-    model = build(
-        "(float[N,8,12,12] x) => (float[N,8,12,12] y) "
-        "{ a = Conv<pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)  "
-        "s = Add(r, b)  y = Conv<pads=[1,1,1,1]>(s, w2) }",
-        **weights,
-    )
-    data = {"x": RNG.standard_normal((16, 8, 12, 12)).astype(np.float32)}
+    model, data = residual(), IMAGES
     quantized = apply(InsertQDQ(), model, data=data)
     state = GraphState(quantized.model, infer(quantized.model))
     from graphopt.passkit import PassContext, Rewriter
@@ -204,14 +203,7 @@ def test_a_pipeline_without_a_search_cannot_be_explored() -> None:
 
 def test_glue_with_an_activation_behind_it_comes_to_an_end() -> None:
     """A residual Add whose Relu is part of its kernel, with a float node on either side."""
-    weights = {f"w{i}": normal(8, 8, 3, 3) for i in range(3)}
-    model = build(
-        "(float[N,8,12,12] x) => (float[N,8,12,12] y) "
-        "{ a = Conv<pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)  "
-        "s = Add(r, b)  t = Relu(s)  y = Conv<pads=[1,1,1,1]>(t, w2) }",
-        **weights,
-    )
-    data = {"x": RNG.standard_normal((16, 8, 12, 12)).astype(np.float32)}
+    model, data = residual(behind="Relu"), IMAGES
     found = graphopt.explore(model, "insert-qdq,restore-float", data=data)
     assert [len(t.spared) for t in found.tradeoffs] == [0, 1, 2, 3]
     assert found.tradeoffs[-1].score.sqnr_db > 120  # float, summed in another order
