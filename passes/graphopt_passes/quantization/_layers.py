@@ -7,7 +7,7 @@ grouped and depthwise convolutions. What a bias adds is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from graphopt.passkit import Array, AttributeRef, GraphView, RefusedRewrite
+from graphopt.passkit import Array, AttributeRef, GraphView, RefusedRewrite, Rewriter
 from graphopt.quantkit import Grid, QuantType
-from graphopt_passes.quantization._quantized import QuantizedNode
+from graphopt_passes.quantization._quantized import QuantizedNode, find_quantized
 from graphopt_passes.quantization._rounding import Lattice
 
 # Elements of X that are unfolded at a time (16 MiB of float32).
@@ -240,6 +240,32 @@ def bits_used(codes: Array, type: QuantType) -> tuple[int, int]:
         if low <= least and most <= high:
             return low, high
     return type.qmin, type.qmax
+
+
+def layers_of(graph: Rewriter, check: Callable[[Layer], None]) -> list[Layer]:
+    """The layers with quantized weights, in the order of the graph; the rest is refused with a reason.
+
+    Args:
+        graph: a body.
+        check: raises RefusedRewrite for a layer that is not wanted.
+    """
+    layers = []
+    for quantized in find_quantized(graph):
+        node = quantized.node
+        if node.op == "Gather":
+            continue
+        try:
+            if graph.is_function:
+                raise RefusedRewrite("the tensors of a function are not observed")
+            if graph.keeps(node):
+                raise RefusedRewrite(f"{node.name} is kept")
+            layer = read_layer(graph, quantized)
+            check(layer)
+        except RefusedRewrite as refused:
+            graph.refuse(node, refused.reason)
+            continue
+        layers.append(layer)
+    return layers
 
 
 def read_layer(graph: GraphView, quantized: QuantizedNode) -> Layer:

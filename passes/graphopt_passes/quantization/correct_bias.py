@@ -10,8 +10,8 @@ import numpy as np
 
 from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import MeanDifference, Score, Watch
-from graphopt_passes.quantization._layers import Layer, read_layer
-from graphopt_passes.quantization._quantized import bias_array, find_quantized, find_quantized_node, set_bias
+from graphopt_passes.quantization._layers import Layer, layers_of
+from graphopt_passes.quantization._quantized import bias_array, find_quantized_node, set_bias
 from graphopt_passes.quantization._refinement import plan_sweeps
 
 # Outputs may get worse by this much, in dB, without it being called worse: rounding does that by chance.
@@ -76,29 +76,19 @@ class CorrectBias(Pass):
                 set_bias(graph, quantized, bias, f"bias corrected by {moved:.3g} (RMS over channels)")
 
     def _layers(self, graph: Rewriter, ctx: PassContext) -> list[Layer]:
-        layers = []
-        for quantized in find_quantized(graph):
-            node = quantized.node
-            try:
-                if node.op == "Gather":
-                    continue
-                if graph.is_function:
-                    raise RefusedRewrite("the tensors of a function are not observed")
-                if graph.keeps(node) or (quantized.bias_at is not None and graph.keeps(quantized.bias_at[0])):
-                    raise RefusedRewrite(f"{node.name} is kept")
-                layer = read_layer(graph, quantized)
-                if ctx.teacher.node(node) is None:
-                    raise RefusedRewrite("the float model does not have this layer")
-                if quantized.bias_at is None:
-                    raise RefusedRewrite("it has no constant bias and no place for one")
-                if quantized.slot == 0:
-                    raise RefusedRewrite("its weight is the left operand, a bias would add to the wrong axis")
-                check_bias(layer, bias_array(graph, quantized))
-            except RefusedRewrite as refused:
-                graph.refuse(node, refused.reason)
-                continue
-            layers.append(layer)
-        return layers
+        def check(layer: Layer) -> None:
+            quantized = layer.quantized
+            if ctx.teacher.node(quantized.node) is None:
+                raise RefusedRewrite("the float model does not have this layer")
+            if quantized.bias_at is None:
+                raise RefusedRewrite("it has no constant bias and no place for one")
+            if graph.keeps(quantized.bias_at[0]):
+                raise RefusedRewrite(f"{quantized.bias_at[0].name} is kept")
+            if quantized.slot == 0:
+                raise RefusedRewrite("its weight is the left operand, a bias would add to the wrong axis")
+            check_bias(layer, bias_array(graph, quantized))
+
+        return layers_of(graph, check)
 
     def _correct(
         self,

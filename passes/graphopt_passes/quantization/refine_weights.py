@@ -9,9 +9,9 @@ import numpy as np
 
 from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import Watch
-from graphopt_passes.quantization._layers import Layer, read_layer
+from graphopt_passes.quantization._layers import Layer, layers_of
 from graphopt_passes.quantization._moments import LayerMoments
-from graphopt_passes.quantization._quantized import bias_array, find_quantized, set_bias, set_weight
+from graphopt_passes.quantization._quantized import bias_array, set_bias, set_weight
 from graphopt_passes.quantization._refinement import Match, Refined, plan_sweeps, refine
 from graphopt_passes.quantization._rounding import Method
 
@@ -87,26 +87,13 @@ class RefineWeights(Pass):
                     graph.refuse(layer.quantized.node, refused.reason)
 
     def _layers(self, graph: Rewriter, ctx: PassContext) -> list[Layer]:
-        layers = []
-        for quantized in find_quantized(graph):
-            node = quantized.node
-            try:
-                if node.op == "Gather":
-                    continue
-                if graph.is_function:
-                    raise RefusedRewrite("the tensors of a function are not observed")
-                if graph.keeps(node):
-                    raise RefusedRewrite(f"{node.name} is kept")
-                layer = read_layer(graph, quantized)
-                if layer.shape[2] > _COLUMNS:
-                    raise RefusedRewrite(f"{layer.shape[2]} inputs per output are more than {_COLUMNS}")
-                if ctx.teacher.array(node, quantized.slot) is None:
-                    raise RefusedRewrite("the float weights are not known")
-            except RefusedRewrite as refused:
-                graph.refuse(node, refused.reason)
-                continue
-            layers.append(layer)
-        return layers
+        def check(layer: Layer) -> None:
+            if layer.shape[2] > _COLUMNS:
+                raise RefusedRewrite(f"{layer.shape[2]} inputs per output are more than {_COLUMNS}")
+            if ctx.teacher.array(layer.quantized.node, layer.quantized.slot) is None:
+                raise RefusedRewrite("the float weights are not known")
+
+        return layers_of(graph, check)
 
     def _watch(self, layer: Layer, ctx: PassContext, first: bool) -> Watch:
         """What to observe: outputs as well where all layers before this one are done."""
