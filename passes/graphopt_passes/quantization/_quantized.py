@@ -15,6 +15,7 @@ import numpy as np
 
 from graphopt.passkit import Array, Constant, GraphView, Node, RefusedRewrite, Rewriter, Tensor
 from graphopt.quantkit import QUANT_TYPES, Grid, QuantType, quant_type
+from graphopt_passes.linear.layer import BIAS_SLOTS, bias_place
 
 #: Where operators read weights.
 WEIGHT_SLOTS: Final[Mapping[str, tuple[int, ...]]] = {
@@ -24,8 +25,6 @@ WEIGHT_SLOTS: Final[Mapping[str, tuple[int, ...]]] = {
     "Gemm": (1, 0),
     "MatMul": (1, 0),
 }
-#: Where operators read the bias.
-BIAS_SLOTS: Final[Mapping[str, int]] = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 INT32: Final = QUANT_TYPES["int32"]
 # int32 biases stay below this, so that what is added to them in the accumulator does not overflow.
@@ -150,7 +149,7 @@ def _read(graph: GraphView, node: Node, slot: int) -> QuantizedNode | None:
 
 
 def _with_bias(graph: GraphView, quantized: QuantizedNode) -> QuantizedNode:
-    place = _bias_place(graph, quantized.node)
+    place = bias_place(graph, quantized.node)
     if place is None:
         return quantized
     bias = graph.input(*place)
@@ -160,24 +159,6 @@ def _with_bias(graph: GraphView, quantized: QuantizedNode) -> QuantizedNode:
     if bias is not None and not graph.is_constant(bias):
         return quantized  # computed at run time: not ours to change
     return replace(quantized, bias=bias, bias_at=place)
-
-
-def _bias_place(graph: GraphView, node: Node) -> tuple[Node, int] | None:
-    if node.op in BIAS_SLOTS:
-        return node, BIAS_SLOTS[node.op]
-    if node.op != "MatMul":
-        return None
-    add = graph.sole_consumer(node.outputs[0])
-    if add is None or not graph.is_op(add, "Add") or len(add.inputs) != 2:
-        return None
-    slot = 1 if add.inputs[0] is node.outputs[0] else 0
-    other = add.inputs[slot]
-    dq = graph.producer_op(other, "DequantizeLinear")
-    source = other if dq is None else graph.input(dq, 0)
-    shape = graph.static_shape(other)
-    if not graph.is_constant(source) or shape is None or len([d for d in shape if d != 1]) > 1:
-        return None
-    return add, slot
 
 
 def weight_array(graph: GraphView, quantized: QuantizedNode) -> Array:

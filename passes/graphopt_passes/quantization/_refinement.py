@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Array, GraphView, RefusedRewrite
+from graphopt.passkit import Array, RefusedRewrite
 from graphopt.quantkit import Grid
-from graphopt_passes.quantization._layers import Layer, by_depth
-from graphopt_passes.quantization._moments import LayerMoments, Sums
+from graphopt_passes.linear.moments import LayerMoments, Sums
+from graphopt_passes.quantization._layers import Layer
 from graphopt_passes.quantization._rounding import (
     Floats,
     Lattice,
@@ -26,14 +25,6 @@ from graphopt_passes.quantization._rounding import (
 
 Match = Literal["teacher", "weights"]
 
-# Multiplications of all sweeps together, per sample: some layers of larger models share a sweep.
-_SWEEP_WORK: Final = 1 << 35
-# Sweeps that any model gets.
-_SWEEPS: Final = 4
-# What a dimension that is not known counts for.
-_UNKNOWN_DIM: Final = 32
-# Bytes of moments that are held at a time.
-_HELD: Final = 1 << 29
 # Weights from which on it can be told whether they are scaled, or only rounded.
 _TELLING: Final = 8
 # GPTQ's own, for data that cannot be halved.
@@ -241,56 +232,3 @@ def _check_same_layer(now: Floats, floats: Floats) -> None:
         ratio = np.divide(product, power, out=np.ones_like(power), where=power > 0)
         if bool((similar & (power > 0) & ((ratio < 0.6) | (ratio > 1.67)) & (product > 0)).any()):
             raise RefusedRewrite("its weights are scaled against those of the float model")
-
-
-def plan_sweeps(
-    graph: GraphView, layers: Sequence[Layer], sequential: Literal["auto", "yes", "no"]
-) -> list[list[tuple[Layer, bool]]]:
-    """Which layers are observed in one sweep over the data, in order.
-
-    Args:
-        graph: the body.
-        layers: its layers.
-        sequential: "yes": only layers that do not depend on each other share a sweep; "no": all do; "auto":
-            more of them share one where the work of all sweeps, as far as shapes tell it, would be large.
-
-    Returns:
-        For each sweep the layers, each with whether no other layer of the sweep comes before it.
-    """
-    levels = by_depth(graph, layers)
-    if not levels:
-        return []
-    allowed = len(levels)
-    if sequential == "no":
-        allowed = 1
-    elif sequential == "auto":
-        work = sum(layer.work * _positions(graph, layer) for layer in layers)
-        allowed = max(_SWEEPS, _SWEEP_WORK // max(work, 1))
-    per_sweep = -(-len(levels) // min(allowed, len(levels)))
-    sweeps = []
-    for start in range(0, len(levels), per_sweep):
-        members = levels[start : start + per_sweep]
-        sweeps.append([(layer, rank == 0) for rank, level in enumerate(members) for layer in level])
-    return [part for sweep in sweeps for part in _bounded(sweep)]
-
-
-def _bounded(sweep: list[tuple[Layer, bool]]) -> list[list[tuple[Layer, bool]]]:
-    """The sweep in parts whose moments fit into memory together."""
-    parts: list[list[tuple[Layer, bool]]] = []
-    held = 0
-    for member in sweep:
-        groups, rows, columns = member[0].shape
-        size = 8 * groups * columns * (columns + rows)
-        if not parts or held + size > _HELD:
-            parts.append([])
-            held = 0
-        parts[-1].append(member)
-        held += size
-    return parts
-
-
-def _positions(graph: GraphView, layer: Layer) -> int:
-    """Rows of the layer for one sample, as far as shapes tell."""
-    shape = graph.shape(layer.quantized.node.outputs[0]) or ()
-    known = [d if isinstance(d, int) else _UNKNOWN_DIM for d in shape[1:]]
-    return max(1, math.prod(known) // layer.outputs) if known else 1

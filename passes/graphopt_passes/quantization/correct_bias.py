@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import MeanDifference, Score, Watch
+from graphopt_passes.linear.sweeps import Sequential, plan_sweeps
 from graphopt_passes.quantization._layers import Layer, layers_of
 from graphopt_passes.quantization._quantized import bias_array, find_quantized_node, set_bias
-from graphopt_passes.quantization._refinement import plan_sweeps
 
 # Outputs may get worse by this much, in dB, without it being called worse: rounding does that by chance.
 _SLACK = 0.01
@@ -38,7 +38,7 @@ class CorrectBias(Pass):
     name: ClassVar[str] = "correct-bias"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
 
-    sequential: Literal["auto", "yes", "no"] = field(
+    sequential: Sequential = field(
         default="auto",
         metadata={
             "help": "one sweep over the data per layer; auto: in large models several layers share one"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 import numpy as np
 
 from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import Watch
+from graphopt_passes.linear.moments import LayerMoments
+from graphopt_passes.linear.sweeps import Sequential, plan_sweeps
 from graphopt_passes.quantization._layers import Layer, layers_of
-from graphopt_passes.quantization._moments import LayerMoments
 from graphopt_passes.quantization._quantized import bias_array, set_bias, set_weight
-from graphopt_passes.quantization._refinement import Match, Refined, plan_sweeps, refine
+from graphopt_passes.quantization._refinement import Match, Refined, refine
 from graphopt_passes.quantization._rounding import Method
 
 # Columns of the largest second-moment matrix: 512 MiB in float64.
@@ -47,7 +48,7 @@ class RefineWeights(Pass):
         default="teacher",
         metadata={"help": "come close to the float model's outputs, or to its weights' outputs"},
     )
-    sequential: Literal["auto", "yes", "no"] = field(
+    sequential: Sequential = field(
         default="auto",
         metadata={
             "help": "one sweep over the data per layer; auto: in large models several layers share one"

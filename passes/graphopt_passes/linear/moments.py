@@ -1,4 +1,4 @@
-"""What refining a layer needs to know about the data: second moments of its inputs and of its error."""
+"""What fitting a layer needs to know about the data: second moments of its inputs and of its error."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from graphopt.passkit import Array
-from graphopt_passes.quantization._layers import ConvRows, MatrixRows
-from graphopt_passes.quantization._rounding import Floats
+from graphopt_passes.linear.layer import Floats
+from graphopt_passes.linear.rows import ConvRows, MatrixRows
 
 
 def _nothing() -> Floats:
@@ -66,6 +66,24 @@ class Sums:
         return Sums(xx=self.xx, x=self.x, count=self.count, **kept)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which of the teacher's outputs a layer that was made narrower still has.
+
+    Attributes:
+        axis: along which axis of the output they lie.
+        indices: their numbers in the teacher, in the student's order.
+    """
+
+    axis: int
+    indices: tuple[int, ...]
+
+    def __call__(self, value: Array) -> Array:
+        """What is left of the teacher's `value`."""
+        left: Array = np.take(value, self.indices, self.axis)
+        return left
+
+
 class LayerMoments:
     """The sums of `Sums` in two halves, for one to check what was learned from the other.
 
@@ -74,14 +92,15 @@ class LayerMoments:
 
     Args:
         unfolding: how values become rows.
+        selection: the teacher's outputs that the student has; None for all.
 
     Attributes:
         halves: the sums, each over about half of the rows.
         left_out: rows left out.
     """
 
-    def __init__(self, unfolding: ConvRows | MatrixRows) -> None:
-        self.unfolding = unfolding
+    def __init__(self, unfolding: ConvRows | MatrixRows, selection: Selection | None = None) -> None:
+        self.unfolding, self.selection = unfolding, selection
         self.halves = (Sums(), Sums())
         self.left_out = 0
         self._blocks = 0
@@ -89,7 +108,7 @@ class LayerMoments:
     @property
     def key(self) -> Hashable:
         """Kind and settings."""
-        return ("LayerMoments", self.unfolding)
+        return ("LayerMoments", self.unfolding, self.selection)
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +130,7 @@ class LayerMoments:
 
     def fresh(self) -> LayerMoments:
         """An empty one with the same settings."""
-        return LayerMoments(self.unfolding)
+        return LayerMoments(self.unfolding, self.selection)
 
     def update(self, *values: Array) -> None:
         """Take in one batch: the layer's input and, both or none, the student's and the teacher's output.
@@ -122,6 +141,8 @@ class LayerMoments:
         x, *outputs = (v.astype(np.float32, copy=False) for v in values)
         if outputs:
             mine, wanted = outputs
+            if self.selection is not None:
+                wanted = self.selection(wanted)
             if mine.shape != wanted.shape:
                 raise ValueError(f"student and teacher differ in shape: {mine.shape}, {wanted.shape}")
             with np.errstate(over="ignore", invalid="ignore"):
