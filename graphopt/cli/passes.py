@@ -1,7 +1,7 @@
 """List the passes, or show one in full.
 
-Without PASS, all passes, presets and recipes that are installed. PASS is a name from that list, ./file.py:Class, or
-package.module:Class.
+Without PASS, all passes, presets and recipes that are installed. PASS is a name from that list,
+./file.py:Class, or package.module:Class.
 """
 
 from __future__ import annotations

@@ -33,17 +33,15 @@ def check_requests(steps: Sequence[Step], model: Model, settings: Settings) -> N
     """
     asking: list[tuple[Pass, str | None]] = []
     for step in steps:
-        where = None
-        if isinstance(step, Stage):
-            where = step.where
-            if step.gate is not None and step.gate.needs_data and settings.services is None:
-                raise UserError(
-                    f"the gate of stage {step.name!r} {_NEEDS_DATA}", where=step.gate_where, fix=_DATA
-                )
+        stage = step if isinstance(step, Stage) else None
+        where = stage.where if stage else None
         for item in flatten([step]):
             _check_needs(item, model, settings, where)
             if type(item).check is not Pass.check:
                 asking.append((item, where))
+        if stage and stage.gate and stage.gate.needs_data and settings.services is None:
+            what = f"the gate of stage {stage.name!r} {_NEEDS_DATA}"
+            raise UserError(what, where=stage.gate_where, fix=_DATA)
     if asking:
         state = GraphState(model, infer(model), Journal(), settings.keep)
         bodies = [GraphView(state, body) for body in state.live_bodies()]
