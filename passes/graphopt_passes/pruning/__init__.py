@@ -1,0 +1,1 @@
+"""Make models smaller by taking out what matters least: weights, channels, heads, layers."""
