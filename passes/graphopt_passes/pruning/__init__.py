@@ -1,1 +1,1 @@
-"""Make models smaller by taking out what matters least: weights, channels, heads, layers."""
+"""Passes that leave out what matters little: single weights, channels, whole layers."""
