@@ -14,8 +14,8 @@ from graphopt.quantkit import Watch
 from graphopt_passes.linear.layer import LinearLayer, bias_place, read_linear
 from graphopt_passes.linear.moments import LayerMoments, Selection
 from graphopt_passes.linear.rows import MatrixRows
-from graphopt_passes.pruning._axes import Axes, Consumer
-from graphopt_passes.pruning._labels import Ints, Mask
+from graphopt_passes.pruning._channels.axes import Axes, Consumer
+from graphopt_passes.pruning._channels.labels import Ints, Mask
 
 Floats = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphopt.passkit import Dim, Node, RefusedRewrite
-from graphopt_passes.pruning._axes import Axes
-from graphopt_passes.pruning._labels import Ints, along
-from graphopt_passes.pruning._rules_linear import attribute, data_only
+from graphopt_passes.pruning._channels.axes import Axes
+from graphopt_passes.pruning._channels.labels import Ints, along
+from graphopt_passes.pruning._channels.rules_linear import attribute, data_only
 
 if TYPE_CHECKING:
-    from graphopt_passes.pruning._surgery import Surgery
+    from graphopt_passes.pruning._channels.surgery import Surgery
 
 
 def matching_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[range, range]] | None:
@@ -33,7 +33,8 @@ def matching_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[ran
         else:
             while a != b or (left == i and right == j):
                 take = left < len(before) and (
-                    right == len(after) or (a <= b if isinstance(a, int) and isinstance(b, int) else left <= right)
+                    right == len(after)
+                    or (a <= b if isinstance(a, int) and isinstance(b, int) else left <= right)
                 )
                 if take:
                     a, left = before[left] * a, left + 1
@@ -82,7 +83,11 @@ def fix_target(s: Surgery, node: Node) -> None:
         wanted = list(target)
         for axis, (was, d) in enumerate(zip(old, new, strict=True)):
             copies = target[axis] == 0 and zero_copies
-            if was != d and target[axis] not in (-1, 1) and not (copies and axis < len(inputs) and inputs[axis] == d):
+            if (
+                was != d
+                and target[axis] not in (-1, 1)
+                and not (copies and axis < len(inputs) and inputs[axis] == d)
+            ):
                 wanted[axis] = int(d)  # type: ignore[call-overload]
             elif copies and axis < len(inputs) and inputs[axis] != d and isinstance(d, int):
                 wanted[axis] = d
@@ -126,7 +131,10 @@ def tile(ax: Axes, node: Node) -> None:
     repeats = ax.graph.ints(ax.graph.input(node, 1))
     if repeats is None or len(repeats) != layout.ndim or 0 in repeats:
         raise RefusedRewrite(f"how often Tile {node.name} repeats it is not constant")
-    ax.put(node.outputs[0], np.tile(layout, [r if d > 1 else 1 for r, d in zip(repeats, layout.shape, strict=True)]))
+    ax.put(
+        node.outputs[0],
+        np.tile(layout, [r if d > 1 else 1 for r, d in zip(repeats, layout.shape, strict=True)]),
+    )
 
 
 def concat(ax: Axes, node: Node) -> None:
@@ -212,7 +220,9 @@ def slice_(ax: Axes, node: Node) -> None:
             continue
         step = given[3][place] if given[3] else 1
         if place >= len(given[0]) or place >= len(given[1]) or step != 1:
-            raise RefusedRewrite(f"Slice {node.name} takes channels by bounds that are not constant, or in steps")
+            raise RefusedRewrite(
+                f"Slice {node.name} takes channels by bounds that are not constant, or in steps"
+            )
         bounds = slice(given[0][place], given[1][place])
         start, stop, _ = bounds.indices(int(shape[axis]))  # type: ignore[call-overload]
         if stop <= start:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.passkit import AttributeRef, Node, RefusedRewrite, Tensor
-from graphopt_passes.pruning._axes import Axes, Consumer, Producer
-from graphopt_passes.pruning._labels import Ints, along
+from graphopt_passes.pruning._channels.axes import Axes, Consumer, Producer
+from graphopt_passes.pruning._channels.labels import Ints, along
 
 # A grouped convolution with fewer groups loses as many channels of each instead of whole groups.
 _FEW_GROUPS = 8
@@ -103,7 +103,7 @@ def gemm(ax: Axes, node: Node) -> None:
         if shape is None:
             raise RefusedRewrite(f"the bias {bias.name} of Gemm {node.name} is not constant")
         axis = len(shape) - 1 if slot else len(shape) - 2
-        if 0 <= axis and shape[axis] != 1:
+        if axis >= 0 and shape[axis] != 1:
             ax.cut(node, 2, along(outputs, axis, len(shape)))
     _made(ax, node, outputs, 2, slot)
 
@@ -188,9 +188,7 @@ def _two_tensors(ax: Axes, node: Node) -> None:
     ax.put(node.outputs[0], out.reshape((1,) * (rank - 2) + out.shape))
 
 
-def broadcast_layouts(
-    ax: Axes, operands: list[tuple[Ints, tuple[Any, ...]]], rank: int, reason: str
-) -> Ints:
+def broadcast_layouts(ax: Axes, operands: list[tuple[Ints, tuple[Any, ...]]], rank: int, reason: str) -> Ints:
     """The layout of what is computed element by element from operands of one rank that broadcast.
 
     Args:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphopt.passkit import Constant, Dim, GraphView, Node, RefusedRewrite, Tensor
-from graphopt_passes.pruning._labels import Ints, Labels, along, fixed
+from graphopt_passes.pruning._channels.labels import Ints, Labels, along, fixed
 
 if TYPE_CHECKING:
-    from graphopt_passes.pruning._surgery import Surgery
+    from graphopt_passes.pruning._channels.surgery import Surgery
 
 
 @dataclass(frozen=True, eq=False)

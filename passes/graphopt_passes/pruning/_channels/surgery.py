@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.passkit import Array, Constant, Dim, Node, PassContext, RefusedRewrite, Rewriter, Tensor
-from graphopt_passes.pruning._axes import Axes
-from graphopt_passes.pruning._labels import Ints, Mask
+from graphopt_passes.pruning._channels.axes import Axes
+from graphopt_passes.pruning._channels.labels import Ints, Mask
 
 Shape = tuple[Dim, ...]
 
@@ -29,11 +29,13 @@ class Surgery:
         self._made: dict[tuple[Any, ...], Constant] = {}
         self.shapes: dict[Tensor, Shape] = {}
         self.kept: dict[Tensor, tuple[int, Ints]] = {}
+        self._extents: dict[Tensor, int] = {}
         for tensor, layout in [*axes.layouts.items(), *axes.quantized]:
             place = self._place(layout)
             if place is not None:
                 axis, left = place
                 now = list(self.after(tensor))
+                self._extents[tensor] = left.size
                 now[axis] = int(left.sum())
                 self.shapes[tensor] = tuple(now)
                 self.kept[tensor] = axis, np.flatnonzero(left)
@@ -85,7 +87,9 @@ class Surgery:
     def set_constant(self, node: Node, slot: int, values: Array) -> None:
         """Have `node` read a new constant."""
         old = self.graph.input(node, slot)
-        hint = old.name if old is not None and self.graph.is_constant(old) else f"{node.name or node.op}_sizes"
+        hint = (
+            old.name if old is not None and self.graph.is_constant(old) else f"{node.name or node.op}_sizes"
+        )
         self.graph.set_input(node, slot, self.graph.new_constant(hint, values))
 
     def perform(self) -> None:
@@ -120,19 +124,22 @@ class Surgery:
             made = self._made[key] = self.graph.new_constant(old.name, cut)
         self.graph.set_input(node, slot, made)
 
+    def lasts(self) -> bool:
+        """Whether the site is still there: it may have been withheld, for a bisection."""
+        return all(self.graph.shape(t) == shape for t, shape in self.shapes.items())
+
     def note(self, ctx: PassContext) -> None:
         """Tell later passes which of the teacher's elements are left."""
         for tensor, (axis, indices) in self.kept.items():
             key = ("kept", tensor)
             earlier = ctx.notes.get(key)
+            ctx.notes.setdefault(("extent", tensor), self._extents[tensor])
             if earlier is not None and earlier[0] == axis:
                 indices = earlier[1][indices]
             ctx.notes[key] = axis, indices
 
 
-def remove(
-    graph: Rewriter, axes: Axes, before: Mask, after: Mask, root: Node, why: str, ctx: PassContext | None
-) -> bool:
+def remove(graph: Rewriter, axes: Axes, before: Mask, after: Mask, root: Node, why: str) -> bool:
     """Remove what is gone `after` and was not `before`, in one site; False when it was refused.
 
     Args:
@@ -141,17 +148,10 @@ def remove(
         before, after: by label, whether it is gone.
         root: where the site is.
         why: the change in words.
-        ctx: who takes the note of what is left; None within a trial.
     """
     done: list[Surgery] = []
     with graph.site(root, why):
         surgery = Surgery(graph, axes, before, after)
         surgery.perform()
         done.append(surgery)
-    if not done:
-        return False
-    if any(graph.shape(t) != shape for t, shape in done[0].shapes.items()):
-        return False  # withheld: a bisection is looking for a culprit
-    if ctx is not None:
-        done[0].note(ctx)
-    return True
+    return bool(done) and done[0].lasts()

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 import numpy as np
 
 from graphopt.passkit import GraphView, Node
-from graphopt_passes.pruning._axes import Axes, Consumer, Cut, Producer
-from graphopt_passes.pruning._labels import Ints, Mask
+from graphopt_passes.pruning._channels.axes import Axes, Consumer, Cut, Producer
+from graphopt_passes.pruning._channels.labels import Ints, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,9 @@ def find_groups(axes: Axes) -> tuple[list[Group], list[tuple[Node, str]]]:
         roots = np.unique(labels.find(producer.labels)).tolist()
         free = [r for r in roots if labels.reason(r) is None]
         if len(free) < 2:
-            reason = next((x for r in roots if (x := labels.reason(r)) is not None), "it has one channel only")
+            reason = next(
+                (x for r in roots if (x := labels.reason(r)) is not None), "it has one channel only"
+            )
             refused.append((producer.node, f"its {producer.kind} stay: {reason}"))
             continue
         links.add_edges_from(((number, None), r) for r in free)
@@ -151,7 +152,14 @@ class Cost:
 
 def _positions(graph: GraphView, node: Node, slot: int) -> int:
     """How often each number of a weight is multiplied for one sample; 0 for what is no weight."""
-    slots = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "LSTM": (1, 2), "GRU": (1, 2)}
+    slots = {
+        "Conv": (1,),
+        "ConvTranspose": (1,),
+        "Gemm": (0, 1),
+        "MatMul": (0, 1),
+        "LSTM": (1, 2),
+        "GRU": (1, 2),
+    }
     if slot not in slots.get(node.op, ()):
         return 0
     by_input = node.op in ("ConvTranspose", "LSTM", "GRU")

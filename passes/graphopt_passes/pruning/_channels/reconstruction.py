@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt_passes.linear.moments import Sums
-from graphopt_passes.pruning._labels import Ints, Mask
+from graphopt_passes.pruning._channels.labels import Ints, Mask
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +61,8 @@ class Problem:
     def error(self, weights: Floats) -> float:
         """|Y - X W^T|^2 up to a constant."""
         return float(
-            np.einsum("gnk,gnk->", weights @ self.xx, weights) - 2 * np.einsum("gkn,gnk->", self.cross, weights)
+            np.einsum("gnk,gnk->", weights @ self.xx, weights)
+            - 2 * np.einsum("gkn,gnk->", self.cross, weights)
         )
 
     def shift(self, weights: Floats) -> Floats | None:
@@ -172,12 +173,27 @@ class Elimination:
         return np.array(went, np.int64), np.array(costs)
 
 
-def best_damping(halves: Sequence[Problem], columns: Mask) -> float:
-    """The damping with which what is fitted to one half of the data does best on the other."""
-    def error(damping: float) -> float:
-        return sum(
-            held.error(fitted.solve(columns, damping)) / held.power
-            for fitted, held in ((halves[0], halves[1]), (halves[1], halves[0]))
-        )
+def refit(problem: Problem, halves: Sequence[Problem], columns: Mask) -> Floats:
+    """Weights for the columns that are left, with the damping that holds on data it was not fitted to.
 
-    return min(_DAMPINGS, key=error)
+    Where no fit does, the weights are left as they are.
+
+    Args:
+        problem: on all data.
+        halves: on one half of the data each; the first damping is taken without two of them.
+        columns: (K,), those that are left.
+    """
+    if len(halves) < 2:
+        return problem.solve(columns, _DAMPINGS[1])
+
+    def held_out(fits: Sequence[Floats]) -> float:
+        return sum(half.error(fit) / half.power for half, fit in zip(halves, fits, strict=True))
+
+    plain = np.where(columns, problem.weights, 0.0)
+    best, damping = held_out([plain, plain]), None
+    for tried in _DAMPINGS:
+        # Each half judges what was fitted to the other.
+        error = held_out([half.solve(columns, tried) for half in reversed(halves)])
+        if error < best:
+            best, damping = error, tried
+    return plain if damping is None else problem.solve(columns, damping)

@@ -9,10 +9,10 @@ import numpy as np
 
 from graphopt.passkit import GraphView, PassContext, Tensor
 from graphopt.quantkit import Watch
-from graphopt_passes.pruning._axes import Axes
-from graphopt_passes.pruning._groups import Group
-from graphopt_passes.pruning._labels import Ints, Mask
-from graphopt_passes.pruning._readers import ChannelSums, Floats
+from graphopt_passes.pruning._channels.axes import Axes
+from graphopt_passes.pruning._channels.groups import Group
+from graphopt_passes.pruning._channels.labels import Ints, Mask
+from graphopt_passes.pruning._channels.readers import ChannelSums, Floats
 
 Importance: TypeAlias = Literal["auto", "l1", "l2", "activation", "variance", "reconstruction"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.passkit import Node, RefusedRewrite
-from graphopt_passes.pruning._axes import Axes
-from graphopt_passes.pruning._labels import along
-from graphopt_passes.pruning._rules_linear import attribute, broadcast_layouts, data_only
+from graphopt_passes.pruning._channels.axes import Axes
+from graphopt_passes.pruning._channels.labels import along
+from graphopt_passes.pruning._channels.rules_linear import attribute, broadcast_layouts, data_only
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "

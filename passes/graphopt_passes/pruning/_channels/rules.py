@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from graphopt_passes.pruning import _rules_elementwise as elementwise
-from graphopt_passes.pruning import _rules_linear as linear
-from graphopt_passes.pruning import _rules_shape as shape
-from graphopt_passes.pruning._axes import Rule
+from graphopt_passes.pruning._channels import rules_elementwise as elementwise
+from graphopt_passes.pruning._channels import rules_linear as linear
+from graphopt_passes.pruning._channels import rules_shape as shape
+from graphopt_passes.pruning._channels.axes import Rule
 
 #: Operators that can have channels of their own.
 MAKERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
