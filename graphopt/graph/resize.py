@@ -105,7 +105,8 @@ def _redeclare(state: GraphState, tensor: Tensor, shape: Shape | None, wanted: S
     """Have what the model declares about `tensor` say the new size."""
     if not isinstance(tensor, Variable) or shape is None or wanted is None:
         return
-    changed = {axis: d for axis, (was, d) in enumerate(zip(shape, wanted, strict=True)) if was != d}
+    pairs = enumerate(zip(shape, wanted, strict=True))
+    changed = {axis: d for axis, (was, d) in pairs if was != d and isinstance(d, int)}
     old = (tensor.info, tensor.shape)
     info, declared = old
     if info is not None and info.type.tensor_type.HasField("shape"):
@@ -113,7 +114,7 @@ def _redeclare(state: GraphState, tensor: Tensor, shape: Shape | None, wanted: S
         info.CopyFrom(tensor.info)
         for axis, dim in changed.items():
             if axis < len(info.type.tensor_type.shape.dim):
-                info.type.tensor_type.shape.dim[axis].dim_value = int(dim)  # type: ignore[call-overload]
+                info.type.tensor_type.shape.dim[axis].dim_value = dim
     if declared is not None and len(declared) == len(wanted):
         declared = [changed.get(axis, dim) for axis, dim in enumerate(declared)]
     _declare(tensor, info, declared)

@@ -31,8 +31,8 @@ class PruneChannels(Pass):
     Which channels matter: by the norm of their weights (`l1`, `l2`), by their mean magnitude (`activation`:
     |o_i|) or `variance` on data, or by what their readers lose (`reconstruction`): the optimal brain
     surgeon's error of a block of columns after refitting the others, one block after another with exact
-    downdates of the inverse Hessian (Kurtic et al., "ZipLM", arXiv:2302.04089). Groups are pruned in the order
-    of the graph, each on the inputs that the pruned model gives its readers.
+    downdates of the inverse Hessian (Kurtic et al., "ZipLM", arXiv:2302.04089). Groups are pruned in the
+    order of the graph, each on the inputs that the pruned model gives its readers.
 
     Leaves alone, with a reason: channels of graph inputs and outputs; what is normalized, reduced or
     concatenated so that removing one channel changes others (LayerNormalization, Softmax, GroupNormalization,
@@ -220,4 +220,5 @@ def _total(graph: Rewriter, ctx: PassContext, group: Group) -> int:
     extent, kept = ctx.notes.get(("extent", out)), ctx.notes.get(("kept", out))
     if extent is None or kept is None or not len(kept[1]):
         return group.size
-    return round(group.size * extent / len(kept[1]))
+    share: float = int(extent) / len(kept[1])
+    return round(group.size * share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,9 +68,8 @@ class Operation:
 
     @property
     def _uses_moments(self) -> bool:
-        return self.importance == "reconstruction" or (
-            self.ctx.has_data and (self.refits or self.compensates)
-        )
+        wanted = self.importance == "reconstruction" or self.refits or self.compensates
+        return self.ctx.has_data and wanted
 
     # -- what matters how much -----------------------------------------------------------------------
 
@@ -129,16 +129,16 @@ class Operation:
         reader = read(self.graph, self.axes, consumer, self.gone)
         if reader is None or not is_affordable(reader):
             return 0
-        shape = reader.weights(self.graph).shape
-        return 16 * shape[0] * shape[2] * (shape[2] + shape[1])
+        groups, outputs, inputs = reader.weights(self.graph).shape
+        return int(16 * groups * inputs * (inputs + outputs))
 
     def _work(self, group: Group) -> int:
         total = 0
         for c in group.consumers:
             constant = self.graph.constant(c.node.inputs[c.slot])
             shape = self.graph.shape(c.node.outputs[0]) or ()
-            places = int(np.prod([d for d in shape[2:] if isinstance(d, int)], dtype=np.int64))
-            total += int(np.prod(constant.shape if constant is not None else (0,), dtype=np.int64)) * places
+            places = math.prod(d for d in shape[2:] if isinstance(d, int))
+            total += places * math.prod(int(d) for d in constant.shape) if constant is not None else 0
         return total
 
     def see(self, groups: Sequence[Group]) -> dict[Consumer, Seen]:
@@ -170,11 +170,11 @@ class Operation:
         if now is None:
             return None
         weights = now.weights(self.graph)
-        sums = _shrunk(sums, columns, rows, weights.shape)
-        if sums is None:
+        fitting = _shrunk(sums, columns, rows, weights.shape)
+        if fitting is None:
             return None
         units = unit_numbers(self.axes, group, now.columns)
-        return make_problem(sums, weights, units, centred=now.bias(self.graph) is not None)
+        return make_problem(fitting, weights, units, centred=now.bias(self.graph) is not None)
 
     # -- doing -----------------------------------------------------------------------------------------
 
@@ -256,11 +256,7 @@ def _shrunk(sums: Sums, columns: Mask, rows: Mask | None, shape: tuple[int, ...]
         if keep.size != outputs:
             return left
         left.xd = sums.xd[:, at][:, :, keep]
-        left.d, left.dd, left.y, left.yy = (
-            sums.d[:, keep],
-            sums.dd[:, keep],
-            sums.y[:, keep],
-            sums.yy[:, keep],
-        )
+        for name in ("d", "dd", "y", "yy"):
+            setattr(left, name, getattr(sums, name)[:, keep])
         return left
     return None

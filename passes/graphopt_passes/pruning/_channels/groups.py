@@ -12,6 +12,13 @@ from graphopt.passkit import GraphView, Node
 from graphopt_passes.pruning._channels.axes import Axes, Consumer, Cut, Producer
 from graphopt_passes.pruning._channels.labels import Ints, Mask
 
+# Where operators read weights that are multiplied with every position of the data.
+_WEIGHTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Conv", "ConvTranspose"), (1,)),
+    **dict.fromkeys(("Gemm", "MatMul"), (0, 1)),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2)),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -61,9 +68,8 @@ def find_groups(axes: Axes) -> tuple[list[Group], list[tuple[Node, str]]]:
         roots = np.unique(labels.find(producer.labels)).tolist()
         free = [r for r in roots if labels.reason(r) is None]
         if len(free) < 2:
-            reason = next(
-                (x for r in roots if (x := labels.reason(r)) is not None), "it has one channel only"
-            )
+            reasons = [x for r in roots if (x := labels.reason(r)) is not None]
+            reason = reasons[0] if reasons else "there is one only"
             refused.append((producer.node, f"its {producer.kind} stay: {reason}"))
             continue
         links.add_edges_from(((number, None), r) for r in free)
@@ -152,19 +158,11 @@ class Cost:
 
 def _positions(graph: GraphView, node: Node, slot: int) -> int:
     """How often each number of a weight is multiplied for one sample; 0 for what is no weight."""
-    slots = {
-        "Conv": (1,),
-        "ConvTranspose": (1,),
-        "Gemm": (0, 1),
-        "MatMul": (0, 1),
-        "LSTM": (1, 2),
-        "GRU": (1, 2),
-    }
-    if slot not in slots.get(node.op, ()):
+    if slot not in _WEIGHTS.get(node.op, ()):
         return 0
-    by_input = node.op in ("ConvTranspose", "LSTM", "GRU")
+    by_input = node.op in ("ConvTranspose", "LSTM", "GRU", "RNN")
     shape = graph.shape(node.inputs[0] if by_input else node.outputs[0]) or ()
     inner: Sequence[object] = shape[2:] if node.op.startswith("Conv") else shape[1:-1]
-    if node.op in ("LSTM", "GRU"):
+    if node.op in ("LSTM", "GRU", "RNN"):
         inner = shape[:1]
     return math.prod(d for d in inner if isinstance(d, int))

@@ -1,4 +1,4 @@
-"""How much each unit of a group matters: by its weights, by its activations, or by what its consumers lose."""
+"""How much each unit of a group matters, by its weights or by its activations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def activation_scores(
     for group, found in zip(groups, places, strict=True):
         total = np.zeros(group.size)
         count = np.zeros(group.size)
-        for t, axis in found.items():
+        for t in found:
             layout = axes.labels.compress(axes.layouts[t]).reshape(-1)
             numbers = unit_numbers(axes, group, layout[~gone[layout]])
             values = sums[t].magnitude if kind == "activation" else sums[t].variance

@@ -84,8 +84,8 @@ class Planner:
             raise UserError(
                 f"prune-channels cannot take away {self.ratio:.0%} of the model's {self.budget}: without "
                 f"all that may be removed, {most:.1%} are left",
-                fix=f"ask for at most ratio={max(0.0, 1 - most):.2f}, lower least={self.least:g}, or see with "
-                "--explain what is left alone",
+                fix=f"ask for at most ratio={max(0.0, 1 - most):.2f}, lower least={self.least:g}, or see "
+                "with --explain what is left alone",
             )
         low, high = 0.0, 1.0
         tried = {tuple(self.at(1.0)): most}
@@ -130,7 +130,7 @@ class Planner:
 
     def _cheapest(self, amount: float) -> list[int]:
         """By group, how many units are among the cheapest that make up `amount` of all that can go."""
-        found = []
+        found: list[tuple[float, int, float]] = []
         for number, (group, curve) in enumerate(zip(self.groups, self.curves, strict=True)):
             gain = self._gain(group)
             # A unit does not go before those that went before it.
@@ -181,11 +181,9 @@ class Planner:
                     return math.inf
                 return latency()
         params, flops = self._cost.of(gone)
-        return (
-            params / max(self._cost.params, 1)
-            if self.budget == "params"
-            else flops / max(self._cost.flops, 1)
-        )
+        if self.budget == "params":
+            return params / max(self._cost.params, 1)
+        return flops / max(self._cost.flops, 1)
 
     def gone(self, counts: Sequence[int]) -> Mask:
         """By label, whether it is gone when the units go in the curves' order, or the last ones do."""

@@ -53,8 +53,10 @@ class Reader:
         values = graph.array(self.node.inputs[self.consumer.slot])
         assert values is not None
         if self.layer is None:
-            return values.reshape(1, -1, values.shape[2]).astype(np.float64)
-        return self.layer.to_rows(values).astype(np.float64)
+            stacked: Floats = values.reshape(1, -1, values.shape[2]).astype(np.float64)
+            return stacked
+        rows: Floats = self.layer.to_rows(values).astype(np.float64)
+        return rows
 
     def set_weights(self, graph: Rewriter, rows: Floats) -> None:
         """Have the operator read other weights of the same shape."""
@@ -196,7 +198,8 @@ class ChannelSums:
     @property
     def magnitude(self) -> Floats:
         """Mean |x| per channel."""
-        return self.sums[1] / max(self.count, 1)
+        mean: Floats = self.sums[1] / max(self.count, 1)
+        return mean
 
     @property
     def variance(self) -> Floats:

@@ -34,7 +34,7 @@ class Problem:
         weights: those it has, (G, N, K).
         power: |Y|^2, centred likewise.
         units: (K,), the unit of each column, -1 for columns that stay.
-        mean_x, mean_d: means of inputs, and of what the outputs fall short of, (G, K) and (G, N), where centred.
+        mean_x, mean_d: means of inputs, (G, K), and of what the outputs fall short of, (G, N); if centred.
     """
 
     xx: Floats
@@ -50,8 +50,8 @@ class Problem:
         found = np.zeros_like(self.weights)
         if not columns.any():
             return found
-        at = np.ix_(range(len(self.xx)), columns, columns)
-        xx = self.xx[at]
+        at = np.flatnonzero(columns)
+        xx = self.xx[:, at[:, None], at[None, :]]
         ridge = _ridge(self.xx, damping)[:, columns]
         wanted = self.cross[:, columns] + ridge[:, :, None] * np.swapaxes(self.weights[..., columns], 1, 2)
         damped = xx + ridge[:, :, None] * np.eye(xx.shape[1])
@@ -60,10 +60,8 @@ class Problem:
 
     def error(self, weights: Floats) -> float:
         """|Y - X W^T|^2 up to a constant."""
-        return float(
-            np.einsum("gnk,gnk->", weights @ self.xx, weights)
-            - 2 * np.einsum("gkn,gnk->", self.cross, weights)
-        )
+        square = np.einsum("gnk,gnk->", weights @ self.xx, weights)
+        return float(square - 2 * np.einsum("gkn,gnk->", self.cross, weights))
 
     def shift(self, weights: Floats) -> Floats | None:
         """What the bias has to take with other weights, (G, N)."""

@@ -11,8 +11,8 @@ from graphopt_passes.pruning._channels.rules_linear import attribute, broadcast_
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
-    "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast Clip Dropout"
+    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid "
+    "Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast Clip Dropout"
 ).split()
 BROADCASTING = (
     "Add Sub Mul Div Pow Min Max Mean Sum Mod Where PRelu Equal Greater GreaterOrEqual Less LessOrEqual "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,13 @@ from graphopt_passes.pruning._channels.rules_linear import attribute, data_only
 
 if TYPE_CHECKING:
     from graphopt_passes.pruning._channels.surgery import Surgery
+
+
+def known(size: Dim) -> int:
+    """A size that must be a number."""
+    if not isinstance(size, int):
+        raise RefusedRewrite("a size along which channels lie is not known")
+    return size
 
 
 def matching_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[range, range]] | None:
@@ -32,11 +39,9 @@ def matching_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[ran
             right = j + 1
         else:
             while a != b or (left == i and right == j):
-                take = left < len(before) and (
-                    right == len(after)
-                    or (a <= b if isinstance(a, int) and isinstance(b, int) else left <= right)
-                )
-                if take:
+                numbers = isinstance(a, int) and isinstance(b, int)
+                behind = a <= b if numbers else left <= right  # type: ignore[operator]
+                if left < len(before) and (behind or right == len(after)):
                     a, left = before[left] * a, left + 1
                 elif right < len(after):
                     b, right = after[right] * b, right + 1
@@ -72,39 +77,33 @@ def reshape(ax: Axes, node: Node) -> None:
 
 
 def fix_target(s: Surgery, node: Node) -> None:
-    """Have the constant that a Reshape or Expand gets as target say the new sizes; any other is left to be checked."""
+    """Have the constant target of a Reshape or Expand say the new sizes; any other is left to be checked."""
     graph = s.graph
     old, new = s.before(node.outputs[0]), s.after(node.outputs[0])
-    target = graph.ints(graph.input(node, 1))
-    zero_copies = node.op == "Reshape" and not graph.attr(node, "allowzero")
     inputs = s.after(node.inputs[0])
-    if target is not None and len(target) <= len(new):
-        old, new = old[len(old) - len(target) :], new[len(new) - len(target) :]
-        wanted = list(target)
-        for axis, (was, d) in enumerate(zip(old, new, strict=True)):
-            copies = target[axis] == 0 and zero_copies
-            if (
-                was != d
-                and target[axis] not in (-1, 1)
-                and not (copies and axis < len(inputs) and inputs[axis] == d)
-            ):
-                wanted[axis] = int(d)  # type: ignore[call-overload]
-            elif copies and axis < len(inputs) and inputs[axis] != d and isinstance(d, int):
-                wanted[axis] = d
-    elif node.op == "Reshape" and target is None:
+    target = graph.ints(graph.input(node, 1))
+    copies = node.op == "Reshape" and not graph.attr(node, "allowzero")
+    if target is None:
+        if node.op != "Reshape" or not copies or 0 in new:
+            return
         # A computed target: sizes that are not numbers are copied from the input, and one of them inferred.
         wanted = []
         for axis, d in enumerate(new):
-            if isinstance(d, int):
-                wanted.append(d)
-            elif axis < len(inputs) and inputs[axis] == d:
-                wanted.append(0)
-            else:
-                wanted.append(-1)
-        if wanted.count(-1) > 1 or not zero_copies or 0 in new:
+            same = axis < len(inputs) and inputs[axis] == d
+            wanted.append(d if isinstance(d, int) else 0 if same else -1)
+        if wanted.count(-1) > 1:
             return
     else:
-        return
+        if len(target) > len(new):
+            return
+        old, new = old[len(old) - len(target) :], new[len(new) - len(target) :]
+        wanted = list(target)
+        for axis, (was, d) in enumerate(zip(old, new, strict=True)):
+            if not isinstance(d, int) or target[axis] == -1 or (target[axis] == 1 and node.op == "Expand"):
+                continue
+            is_copy = target[axis] == 0 and copies
+            if (is_copy and (axis >= len(inputs) or inputs[axis] != d)) or (was != d and not is_copy):
+                wanted[axis] = d
     if wanted != target:
         s.set_constant(node, 1, np.array(wanted, np.int64))
 
@@ -131,10 +130,8 @@ def tile(ax: Axes, node: Node) -> None:
     repeats = ax.graph.ints(ax.graph.input(node, 1))
     if repeats is None or len(repeats) != layout.ndim or 0 in repeats:
         raise RefusedRewrite(f"how often Tile {node.name} repeats it is not constant")
-    ax.put(
-        node.outputs[0],
-        np.tile(layout, [r if d > 1 else 1 for r, d in zip(repeats, layout.shape, strict=True)]),
-    )
+    times = [r if d > 1 else 1 for r, d in zip(repeats, layout.shape, strict=True)]
+    ax.put(node.outputs[0], np.tile(layout, times))
 
 
 def concat(ax: Axes, node: Node) -> None:
@@ -144,9 +141,7 @@ def concat(ax: Axes, node: Node) -> None:
     axis = int(attribute(ax, node, "axis")) % rank
     layouts = [ax.layout(t) for t in node.inputs]
     if any(x.shape[axis] > 1 for x in layouts):
-        sizes = [ax.shape(t)[axis] for t in node.inputs]
-        if not all(isinstance(d, int) for d in sizes):
-            raise RefusedRewrite(f"Concat {node.name} has a piece of unknown size")
+        sizes = [known(ax.shape(t)[axis]) for t in node.inputs]
         layouts = [
             np.broadcast_to(x, tuple(d if a == axis else n for a, n in enumerate(x.shape)))
             for x, d in zip(layouts, sizes, strict=True)
@@ -175,9 +170,9 @@ def split(ax: Axes, node: Node) -> None:
         return
     if any(not t.name for t in node.outputs):
         raise RefusedRewrite(f"Split {node.name} omits an output")
-    sizes = [ax.shape(t)[axis] for t in node.outputs]
-    if not all(isinstance(d, int) for d in sizes) or sum(sizes) != layout.shape[axis]:  # type: ignore[arg-type]
-        raise RefusedRewrite(f"Split {node.name} has a piece of unknown size")
+    sizes = [known(ax.shape(t)[axis]) for t in node.outputs]
+    if sum(sizes) != layout.shape[axis]:
+        raise RefusedRewrite(f"the pieces of Split {node.name} do not add up")
     ends = np.cumsum(np.array(sizes, np.int64))[:-1]
     for t, part in zip(node.outputs, np.split(layout, ends, axis), strict=True):
         ax.put(t, part)
@@ -185,7 +180,7 @@ def split(ax: Axes, node: Node) -> None:
 
 
 def _fix_split(s: Surgery, node: Node, axis: int) -> None:
-    sizes = [int(s.after(t)[axis]) for t in node.outputs]  # type: ignore[call-overload]
+    sizes = [known(s.after(t)[axis]) for t in node.outputs]
     if sizes == [s.before(t)[axis] for t in node.outputs]:
         return
     if s.graph.opset < 13:
@@ -220,11 +215,9 @@ def slice_(ax: Axes, node: Node) -> None:
             continue
         step = given[3][place] if given[3] else 1
         if place >= len(given[0]) or place >= len(given[1]) or step != 1:
-            raise RefusedRewrite(
-                f"Slice {node.name} takes channels by bounds that are not constant, or in steps"
-            )
+            raise RefusedRewrite(f"Slice {node.name} takes channels in steps, or by bounds not constant")
         bounds = slice(given[0][place], given[1][place])
-        start, stop, _ = bounds.indices(int(shape[axis]))  # type: ignore[call-overload]
+        start, stop, _ = bounds.indices(known(shape[axis]))
         if stop <= start:
             raise RefusedRewrite(f"Slice {node.name} takes nothing")
         out = np.take(out, range(start, stop), axis)
@@ -233,7 +226,9 @@ def slice_(ax: Axes, node: Node) -> None:
     ax.put(node.outputs[0], out)
 
 
-def _fix_slice(node: Node, axis: int, place: int, layout: Ints, start: int, stop: int):  # type: ignore[no-untyped-def]
+def _fix_slice(
+    node: Node, axis: int, place: int, layout: Ints, start: int, stop: int
+) -> Callable[[Surgery], None]:
     def fix(s: Surgery) -> None:
         stays = s.stays(layout, axis)
         begin, end = int(stays[:start].sum()), int(stays[:stop].sum())
@@ -316,7 +311,7 @@ def resize(ax: Axes, node: Node) -> None:
             return
         axes = [int(a) % len(now) for a in graph.attr(node, "axes") or range(len(now))]
         wanted = [
-            int(now[a]) if now[a] != s.before(node.outputs[0])[a] else d  # type: ignore[call-overload]
+            known(now[a]) if now[a] != s.before(node.outputs[0])[a] else d
             for a, d in zip(axes, sizes, strict=True)
         ]
         if wanted != sizes:
@@ -329,10 +324,7 @@ def depth_to_space(ax: Axes, node: Node) -> None:
     """DepthToSpace: the channels that become one channel's plane go together."""
     data = data_only(ax, node)
     block = int(attribute(ax, node, "blocksize"))
-    size = ax.shape(data)[1]
-    if not isinstance(size, int):
-        raise RefusedRewrite(f"the channels of {data.name} are not known")
-    labels = ax.channels(data, 1, size)
+    labels = ax.channels(data, 1, known(ax.shape(data)[1]))
     if attribute(ax, node, "mode") in ("CRD", b"CRD"):
         out = ax.labels.level(labels.reshape(-1, block * block), [1]).reshape(-1)
     else:
@@ -344,10 +336,8 @@ def space_to_depth(ax: Axes, node: Node) -> None:
     """SpaceToDepth: a channel becomes several, which go together."""
     data = data_only(ax, node)
     block = int(attribute(ax, node, "blocksize"))
-    size = ax.shape(data)[1]
-    if not isinstance(size, int):
-        raise RefusedRewrite(f"the channels of {data.name} are not known")
-    ax.put(node.outputs[0], along(np.tile(ax.channels(data, 1, size), block * block), 1, 4))
+    labels = ax.channels(data, 1, known(ax.shape(data)[1]))
+    ax.put(node.outputs[0], along(np.tile(labels, block * block), 1, 4))
 
 
 def sizes(ax: Axes, node: Node) -> None:
