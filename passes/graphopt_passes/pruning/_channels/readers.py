@@ -75,7 +75,7 @@ class Reader:
     def bias(self, graph: GraphView) -> tuple[Node, int] | None:
         """Where a bias is read that can take a mean error; None where there is none."""
         if self.layer is None:
-            return None
+            return None  # a recurrence begins at zero, whatever the mean is later
         place = bias_place(graph, self.node)
         if place is None or graph.array(graph.input(*place)) is None:
             return None
@@ -115,6 +115,8 @@ def read(graph: GraphView, axes: Axes, consumer: Consumer, gone: Mask) -> Reader
     labels = axes.labels.find(consumer.labels)
     labels = labels[~gone[labels]]
     if node.op in ("LSTM", "GRU", "RNN"):
+        # Outputs of all directions are observed together, and each direction reads its own.
+        refits = refits and (slot == 1 or constant.shape[0] == 1)
         return Reader(consumer, None, MatrixRows(), labels, None, refits)
     try:
         layer = read_linear(graph, node, slot)

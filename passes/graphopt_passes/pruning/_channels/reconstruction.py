@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 # Steps in which units are removed; within one, scores are not refreshed.
 _STEPS = 48
 _DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
+# Of problems with more columns fewer dampings are tried, on one half, and more units go at a time.
+_LARGE = 1024
 
 
 @dataclass
@@ -89,12 +91,12 @@ def make_problem(sums: Sums, weights: Floats, units: Ints, centred: bool) -> Pro
         centred: a bias takes the mean error.
     """
     xx, count = sums.xx, max(sums.count, 1)
-    cross = xx @ np.swapaxes(weights, 1, 2)
     mean_x = mean_d = None
     if centred:
         mean_x = sums.x / count
         xx = xx - sums.x[:, :, None] * mean_x[:, None, :]
-        cross = xx @ np.swapaxes(weights, 1, 2)
+    cross = xx @ np.swapaxes(weights, 1, 2)
+    if centred:
         mean_d = sums.d / count if sums.d.size else np.zeros(weights.shape[:2])
     if sums.xd.size:
         cross = cross + sums.xd
@@ -118,50 +120,60 @@ class Elimination:
     def __init__(self, problems: Sequence[Problem], count: int, damping: float = 1e-3) -> None:
         self._problems = problems
         self.alive: Mask = np.ones(count, bool)
-        self._columns = [[np.flatnonzero(p.units == u) for u in range(count)] for p in problems]
-        self._weights = [p.solve(np.ones(p.units.size, bool), damping) for p in problems]
-        self._inverse = [
-            np.linalg.inv(p.xx + _ridge(p.xx, damping)[:, :, None] * np.eye(p.units.size)) for p in problems
-        ]
+        self._large = any(p.units.size > _LARGE for p in problems)
+        #: What is left of each problem: the unit of each column, weights, and the inverse of X^T X.
+        self._units = [p.units for p in problems]
+        self._weights: list[Floats] = []
+        self._inverse: list[Floats] = []
+        for p in problems:
+            ridge = _ridge(p.xx, damping)
+            damped = p.xx.copy()
+            at = np.arange(p.units.size)
+            damped[:, at, at] += ridge
+            inverse: Floats = np.linalg.inv(damped)
+            cross = p.cross + ridge[:, :, None] * np.swapaxes(p.weights, 1, 2)
+            self._inverse.append(inverse)
+            self._weights.append(np.swapaxes(inverse @ cross, 1, 2))
 
     def scores(self) -> Floats:
         """By unit, the error that removing it alone adds, relative to the power of the outputs."""
         total = np.zeros(len(self.alive))
-        for p, columns, w, inverse in zip(
-            self._problems, self._columns, self._weights, self._inverse, strict=True
+        for p, units, w, inverse in zip(
+            self._problems, self._units, self._weights, self._inverse, strict=True
         ):
-            sizes = np.array([at.size for at in columns])
-            for size in np.unique(sizes[self.alive & (sizes > 0)]):
-                units = np.flatnonzero(self.alive & (sizes == size))
-                at = np.stack([columns[u] for u in units])
+            columns = np.argsort(units, kind="stable")
+            found, first, sizes = np.unique(units[columns], return_index=True, return_counts=True)
+            for size in np.unique(sizes[found >= 0]):
+                chosen = np.flatnonzero((sizes == size) & (found >= 0))
+                at = columns[first[chosen][:, None] + np.arange(size)]
                 blocks = inverse[:, at[:, :, None], at[:, None, :]]
                 parts = np.moveaxis(w[:, :, at], 1, 3)  # (G, units, size, N)
-                total[units] += (parts * np.linalg.solve(blocks, parts)).sum(axis=(0, 2, 3)) / p.power
+                errors = (parts * np.linalg.solve(blocks, parts)).sum(axis=(0, 2, 3))
+                total[found[chosen]] += errors / p.power
         total[~self.alive] = np.inf
         return total
 
     def remove(self, units: Ints) -> None:
         """Take units out, refitting what is left."""
         self.alive[units] = False
-        for i, columns in enumerate(self._columns):
-            at = np.concatenate([columns[u] for u in units]) if len(units) else np.zeros(0, np.int64)
-            if not at.size:
+        for i, (mine, w, inverse) in enumerate(zip(self._units, self._weights, self._inverse, strict=True)):
+            goes = np.isin(mine, units)
+            if not goes.any():
                 continue
-            w, inverse = self._weights[i], self._inverse[i]
+            at, rest = np.flatnonzero(goes), np.flatnonzero(~goes)
             block = inverse[:, at[:, None], at[None, :]]
-            step = np.linalg.solve(block, inverse[:, at, :])
-            self._weights[i] = w - w[:, :, at] @ step
-            self._weights[i][:, :, at] = 0.0
-            inverse = inverse - inverse[:, :, at] @ step
-            # Kept invertible for the blocks that are left; these rows and columns are never read again.
-            inverse[:, at, :] = inverse[:, :, at] = 0.0
-            self._inverse[i] = inverse
+            step = np.linalg.solve(block, inverse[:, at[:, None], rest[None, :]])
+            self._units[i] = mine[rest]
+            self._weights[i] = w[:, :, rest] - w[:, :, at] @ step
+            left = inverse[:, rest[:, None], rest[None, :]]
+            left -= inverse[:, rest[:, None], at[None, :]] @ step
+            self._inverse[i] = left
 
     def order(self, most: int) -> tuple[Ints, Floats]:
         """Remove `most` units; in which order they went, and what each added to the error."""
         went: list[int] = []
         costs: list[float] = []
-        step = max(1, -(-len(self.alive) // _STEPS))
+        step = max(1, -(-len(self.alive) // (_STEPS // 2 if self._large else _STEPS)))
         while len(went) < most:
             scores = self.scores()
             worst = np.argsort(scores, kind="stable")[: min(step, most - len(went))]
@@ -183,15 +195,17 @@ def refit(problem: Problem, halves: Sequence[Problem], columns: Mask) -> Floats:
     """
     if len(halves) < 2:
         return problem.solve(columns, _DAMPINGS[1])
+    large = columns.size > _LARGE
+    fitted = halves[:1] if large else halves
+    judges = halves[1:] if large else halves[::-1]
 
     def held_out(fits: Sequence[Floats]) -> float:
-        return sum(half.error(fit) / half.power for half, fit in zip(halves, fits, strict=True))
+        return sum(half.error(fit) / half.power for half, fit in zip(judges, fits, strict=True))
 
     plain = np.where(columns, problem.weights, 0.0)
-    best, damping = held_out([plain, plain]), None
-    for tried in _DAMPINGS:
-        # Each half judges what was fitted to the other.
-        error = held_out([half.solve(columns, tried) for half in reversed(halves)])
+    best, damping = held_out([plain] * len(judges)), None
+    for tried in _DAMPINGS[1:3] if large else _DAMPINGS:
+        error = held_out([half.solve(columns, tried) for half in fitted])
         if error < best:
             best, damping = error, tried
     return plain if damping is None else problem.solve(columns, damping)
