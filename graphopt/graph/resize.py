@@ -53,6 +53,8 @@ def resize(state: GraphState, body: Body, shapes: Mapping[Tensor, Shape]) -> Non
         if node not in producers and not any(t in resized for t in node.inputs):
             continue
         before = {t: facts.save(t) for t in node.outputs if t.name}
+        if state.site is not None:  # before anything is forgotten: what follows may refuse
+            state.site.learned.extend(before.items())
         for t in before:
             facts.forget(t)
         facts.infer_node(node, state.opsets(body))
@@ -62,8 +64,6 @@ def resize(state: GraphState, body: Body, shapes: Mapping[Tensor, Shape]) -> Non
             wanted = shapes.get(t, shape)
             _confirm(t, shape, wanted, inferred)
             facts.restore(t, (dtype, wanted, now))
-            if state.site is not None:
-                state.site.learned.append((t, saved))
             if wanted != shape:
                 _redeclare(state, t, shape, wanted)
             if value != now:

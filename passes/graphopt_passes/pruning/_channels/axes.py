@@ -106,6 +106,8 @@ class Axes:
     fixes: list[Fix] = field(default_factory=list)
     producers: list[Producer] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
+    #: Operators that could have made channels, and why they do not.
+    failed: list[tuple[Node, str]] = field(default_factory=list)
     #: Labels of what are heads of an attention.
     heads: list[Ints] = field(default_factory=list)
     #: What Q/DQ make of constants that are cut; one entry for each axis.
@@ -138,6 +140,8 @@ class Axes:
                 raise RefusedRewrite(f"it is read by {node.op} {node.name}, for which there is no rule")
             rule(self, node)
         except RefusedRewrite as refused:
+            if node.op in self.makers:
+                self.failed.append((node, refused.reason))
             for t in node.inputs:
                 self._pin_tensor(t, refused.reason)
             for t in node.outputs:

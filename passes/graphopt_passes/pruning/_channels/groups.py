@@ -63,7 +63,7 @@ def find_groups(axes: Axes) -> tuple[list[Group], list[tuple[Node, str]]]:
     labels = axes.labels
     heads = {r for layout in axes.heads for r in np.unique(labels.find(layout)).tolist()}
     links = nx.Graph()
-    refused = []
+    refused = list(axes.failed)
     for number, producer in enumerate(axes.producers):
         roots = np.unique(labels.find(producer.labels)).tolist()
         free = [r for r in roots if labels.reason(r) is None]

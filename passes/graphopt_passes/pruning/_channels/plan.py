@@ -81,10 +81,11 @@ class Planner:
             return self.at(0.0)
         most = self.measure(self.at(1.0), latency)
         if most > goal:
+            possible = math.floor(100 * max(0.0, 1 - most)) / 100
             raise UserError(
                 f"prune-channels cannot take away {self.ratio:.0%} of the model's {self.budget}: without "
                 f"all that may be removed, {most:.1%} are left",
-                fix=f"ask for at most ratio={max(0.0, 1 - most):.2f}, lower least={self.least:g}, or see "
+                fix=f"ask for at most ratio={possible:.2f}, lower least={self.least:g}, or see "
                 "with --explain what is left alone",
             )
         low, high = 0.0, 1.0

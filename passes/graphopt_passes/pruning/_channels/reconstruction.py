@@ -130,7 +130,7 @@ class Elimination:
             damped = p.xx.copy()
             at = np.arange(p.units.size)
             damped[:, at, at] += ridge
-            inverse: Floats = np.linalg.inv(damped)
+            inverse = np.linalg.inv(damped).astype(np.float64, copy=False)
             cross = p.cross + ridge[:, :, None] * np.swapaxes(p.weights, 1, 2)
             self._inverse.append(inverse)
             self._weights.append(np.swapaxes(inverse @ cross, 1, 2))
