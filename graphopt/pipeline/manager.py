@@ -231,6 +231,6 @@ class _Runner:
         elif lossy != self.was_lossy and applied not in self.between:
             self.between[applied] = self.state.finish().copy()
         self.was_lossy = lossy
-        if item.quantizes and self.other_lossy and self.ctx.float_snapshot is None:
-            self.ctx.float_snapshot = Teacher(self.state)
+        if item.quantizes and self.ctx.float_snapshot is None:
+            self.ctx.float_snapshot = Teacher(self.state) if self.other_lossy else self.ctx.snapshot
         self.other_lossy |= lossy and not item.quantizes
