@@ -27,6 +27,7 @@ _HOME = {
     "explore": "graphopt.exploring",
     "load": "graphopt.api",
     "run": "graphopt.api",
+    "survey": "graphopt.surveying",
     "validate": "graphopt.api",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "explore",
     "load",
     "run",
+    "survey",
     "validate",
 ]
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from graphopt.exploring import explore
     from graphopt.model import Model
     from graphopt.report.document import RunReport
+    from graphopt.surveying import survey
 
 
 def __getattr__(name: str) -> Any:

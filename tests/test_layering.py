@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "quantization",
     },
     "exploring": {*PIPELINE, "api", "lossy"},
+    "surveying": {*PIPELINE, "api", "lossy", "calibration"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
         *PIPELINE,
@@ -73,11 +74,12 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "api",
         "exploring",
+        "surveying",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "exploring", "report.document", "validation"},
+    "": {"errors", "budget", "model", "api", "exploring", "surveying", "report.document", "validation"},
 }
 
 
