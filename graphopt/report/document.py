@@ -215,6 +215,40 @@ class LatencyReport:
 
 
 @dataclass(frozen=True)
+class SparseTensor:
+    """How much of one weight is zero.
+
+    Attributes:
+        name: of the initializer.
+        weights: number of elements.
+        zeros: how many of them are zero.
+    """
+
+    name: str
+    weights: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How much of the weights is zero, of all matrices and filters together.
+
+    Attributes:
+        weights: number of elements, of floats and of integers that stand for them.
+        zeros: how many of them are zero.
+        bytes: what they take as they are stored.
+        packed_bytes: what they would take as one bit per element and the elements that are not zero.
+        tensors: each of them.
+    """
+
+    weights: int
+    zeros: int
+    bytes: int
+    packed_bytes: int
+    tensors: tuple[SparseTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class FloatNode:
     """A node that could have been quantized and was left, or put back, in float."""
 
@@ -249,6 +283,7 @@ class RunReport:
         versions: graphopt, onnx, onnxruntime, ... -> version.
         accuracy: for results that move the numbers, how far.
         latency: for such results, what they gain; None where it was not measured.
+        sparsity: of results with many zeros, how many; None for others.
         left_float: what could have been quantized and was not.
         exploration: what the search for a mixture of precisions measured; None where there was none.
     """
@@ -271,6 +306,7 @@ class RunReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     accuracy: AccuracyReport | None = None
     latency: LatencyReport | None = None
+    sparsity: SparsityReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
 
