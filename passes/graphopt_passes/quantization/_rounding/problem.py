@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# What a column that no input ever moves gets on the diagonal, relative to the mean of the live ones.
-_DEAD = 1e-6
-
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
@@ -95,46 +92,3 @@ class Problem:
         """Row by row the one of two solutions with the lower objective; `codes` where they are equal."""
         wins = self.losses(other) < self.losses(codes)
         return np.where(wins[..., None], other, codes)
-
-
-def damped(hessian: Floats, damping: float) -> Floats:
-    """`hessian` made safe to invert: `damping` times the mean of its diagonal added to the diagonal.
-
-    Args:
-        hessian: (G, K, K), positive semidefinite; columns may be zero, and there may be fewer rows of data
-            than columns.
-        damping: relative; 0.01 in GPTQ. Some is always added.
-
-    Raises:
-        ValueError: an element is not finite.
-    """
-    if not np.isfinite(hessian).all():
-        raise ValueError("the inputs of the layer are not finite")
-    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    live = diagonal > 0
-    count = np.maximum(live.sum(axis=1), 1)
-    mean = np.where(live.any(axis=1), diagonal.sum(axis=1) / count, 1.0)
-    extra = np.where(live, max(damping, 1e-9), max(damping, _DEAD)) * mean[:, None]
-    result = hessian.copy()
-    at = np.arange(hessian.shape[1])
-    result[:, at, at] += extra
-    return result
-
-
-def ideal_weights(hessian: Floats, cross: Floats, weights: Floats, damping: float) -> Floats:
-    """The real weights that come closest to the wanted outputs, drawn towards `weights`.
-
-    Minimizes |X t^T - Y|^2 + d |t - w|^2 with the d that `damped` adds: where the inputs say nothing about a
-    direction, the weights stay what they were.
-
-    Args:
-        hessian: X^T X, (G, K, K), not damped.
-        cross: X^T Y, (G, K, N).
-        weights: w, (G, N, K).
-        damping: as for `damped`.
-    """
-    safe = damped(hessian, damping)
-    at = np.arange(hessian.shape[1])
-    extra = safe[:, at, at] - hessian[:, at, at]
-    wanted = cross + extra[..., None] * np.swapaxes(weights, 1, 2)
-    return np.ascontiguousarray(np.swapaxes(np.linalg.solve(safe, wanted), 1, 2))
