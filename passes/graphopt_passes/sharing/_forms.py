@@ -67,7 +67,7 @@ def stored_arrays(shared: Shared, *, packed: bool) -> list[Array]:
 def uniform_grid(
     values: Array, bits: int, axis: int | None, block: int, importance: Array | None, *, four: bool
 ) -> Grid:
-    """The palette whose entries are evenly spaced around 0, one step apart, of least (weighted) squared error.
+    """The palette of evenly spaced entries around 0 of least (weighted) squared error.
 
     The search of `weight_grid`, and then by turns the nearest entries and the best step for them.
 

@@ -109,7 +109,8 @@ def share(
 
 def spread_importance(power: Array) -> Array:
     """Mean squares per input as importance: no input counts for nothing, because data is a sample."""
-    return power + _LEAST_IMPORTANCE * power.mean()
+    raised: Array = power + _LEAST_IMPORTANCE * power.mean()
+    return raised
 
 
 def has_zeros(values: Array, entries: int) -> bool:
@@ -130,11 +131,11 @@ def deflated(*arrays: Any) -> int:
     """Bytes that arrays take in a zip file, about: of large ones a part is deflated."""
     total = 0.0
     for array in arrays:
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        size = len(data)
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        size, data = len(raw), raw.tobytes() if len(raw) <= 4 * _SAMPLE else b""
         if size > 4 * _SAMPLE:
             # From four places: what is pruned or small may lie together.
             quarter = _SAMPLE // 4
-            data = b"".join(data[start : start + quarter] for start in range(0, size, size // 4))[:_SAMPLE]
+            data = b"".join(raw[start : start + quarter].tobytes() for start in range(0, size, size // 4))
         total += len(zlib.compress(data, 6)) * size / max(len(data), 1)
     return int(total)

@@ -8,7 +8,7 @@ from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
+from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
 from graphopt.quantkit import Watch
 from graphopt_passes.linear.layer import LinearLayer, read_linear
 from graphopt_passes.linear.power import ColumnPower
@@ -47,27 +47,30 @@ from graphopt_passes.sharing._palettes import (
 
 _KNOWN: Final = ("MatMul", "Gemm", "Conv", "ConvTranspose", *RECURRENT)
 _GRIDS: Final = ("dequantize", "block")
+_BLOCK: Final = 64
 
 
 @dataclass(frozen=True)
 class ShareWeights(Pass):
     """W ~ P[I]: weights become the 2**bits values of least squared error that stand for them best.
 
-    P minimizes sum_i h_i (w_i - P[I_i])^2 exactly, by dynamic programming on the sorted weights (Wang and Song,
-    "Ckmeans.1d.dp", The R Journal 3/2, 2011; above 4096 distinct values to within a bound, see sharing/kmeans.py).
-    Without data h = 1 (Han et al., "Deep Compression", arXiv:1510.00149); with data h is the mean square of the
-    input that the weight multiplies, the diagonal of X^T X (Kim et al., "SqueezeLLM", arXiv:2306.07629).
-    Zeros of a pruned weight stay zeros: 0 is an entry of its palettes.
+    P minimizes sum_i h_i (w_i - P[I_i])^2 exactly, by dynamic programming on the sorted weights (Wang and
+    Song, "Ckmeans.1d.dp", The R Journal 3/2, 2011; above 4096 distinct values to within a bound, which
+    sharing/kmeans.py derives). Without data h = 1 (Han et al., "Deep Compression", arXiv:1510.00149); with
+    data h is the mean square of the input that the weight multiplies, the diagonal of X^T X (Kim et al.,
+    "SqueezeLLM", arXiv:2306.07629). Zeros of a pruned weight stay zeros: 0 is an entry of its palettes.
 
     form, and where it saves what:
-      gather: Gather(P, I). The file is smaller. Runtimes compute the weights once, while they load the model,
-        and then hold and read them as floats: neither memory nor time is saved. Standard operators of opset 11.
-      dequantize: P is evenly spaced around 0, so that DequantizeLinear makes the weights, of int8 or, from opset
-        21 and up to 4 bits on, int4. MatMul and Gemm then run as MatMulNBits on integers in ONNX Runtime, and
-        memory is saved as well; a Conv dequantizes on every call, unless `expand-weights` follows.
+      gather: Gather(P, I). The file is smaller. Runtimes compute the weights once, while they load the
+        model, and then hold and read them as floats: neither memory nor time is saved. Standard operators.
+      dequantize: P is evenly spaced around 0, so that DequantizeLinear makes the weights, of int8 or, from
+        opset 21 and up to 4 bits on, int4. MatMul and Gemm then run as MatMulNBits on integers in ONNX
+        Runtime, and memory is saved as well; a Conv dequantizes on every call, unless `expand-weights`
+        follows.
       block: like dequantize, with a step per output channel and `group_size` inputs. Opset 21.
-      dense: floats as before, of few values. The file is not smaller until it is compressed. Passes that come
-        later see ordinary weights; a second `share-weights` with another form stores them without loss.
+      dense: floats as before, of few values. The file is not smaller until it is compressed. Passes that
+        come later see ordinary weights; a second `share-weights` stores them in another form, and nothing
+        more is lost.
 
     Refuses when: the weight is not a constant float32 or float16 tensor, or not finite, kept, a graph output,
     or smaller than `min_elements`; something other than the operators of `ops`, or a node that is not
@@ -100,7 +103,9 @@ class ShareWeights(Pass):
     )
     importance: Literal["auto", "inputs", "none"] = field(
         default="auto",
-        metadata={"help": "what an error counts: the square of the input, or 1; auto: inputs if there is data"},
+        metadata={
+            "help": "what an error counts: the square of the input, or 1; auto: inputs if there is data"
+        },
     )
     ops: tuple[str, ...] = field(
         default=("MatMul", "Gemm", "Conv"),
@@ -119,13 +124,163 @@ class ShareWeights(Pass):
             raise ValueError("group_size must not be negative")
         if self.form == "dequantize" and (self.granularity == "column" or self.group_size > 1):
             raise ValueError("form=dequantize has a step per tensor or per channel; form=block has groups")
-        if self.form == "block" and self.granularity == "tensor" and "granularity" in self.__dict__:
-            # The default: a block is one of columns anyway.
-            object.__setattr__(self, "granularity", "column")
-        if self.form == "block" and self.granularity != "column":
-            raise ValueError("form=block has a step per channel and block of inputs: granularity=column")
+        if self.form == "block" and self.granularity == "channel":
+            raise ValueError("form=block has a step per channel and block of inputs: leave granularity out")
         if self.min_elements < 1:
             raise ValueError("min_elements is at least 1")
         unknown = [op for op in self.ops if op not in _KNOWN]
         if unknown:
             raise ValueError(f"ops are among {', '.join(_KNOWN)}, not {', '.join(unknown)}")
+
+    def least_opset(self) -> int:
+        """11 for BitShift, 13 for a step per channel, 21 for blocks."""
+        return {"gather": SHIFT_OPSET, "dequantize": 13, "block": 21, "dense": 0}[self.form]
+
+    def run(self, graph: Rewriter, ctx: PassContext) -> None:
+        """Share the weights whose readers stand in this body, or that it lends to bodies inside."""
+        candidates = in_order(graph, self.ops)
+        check_globs(graph, ctx, self, candidates, (*self.layers, *self.exclude))
+        if self.importance == "inputs" and not ctx.has_data:
+            raise UserError(
+                "share-weights{importance=inputs} needs data to see how large inputs are",
+                fix="hand in typical inputs: --data calib.npz (see `graphopt run --help`), or leave it out",
+            )
+        weights: dict[int, Weight] = {}
+        for node in candidates:
+            if not picked(node, self.layers, self.exclude):
+                continue
+            for slot in weight_slots(graph, node):
+                try:
+                    weight = check_weight(graph, node, slot)
+                    if not owns(graph, weight):
+                        raise RefusedRewrite(f"{weight.tensor.name} is also read in another body")
+                    self._check(graph, weight)
+                except RefusedRewrite as refused:
+                    graph.refuse(node, refused.reason)
+                else:
+                    weights.setdefault(id(weight.tensor), weight)
+        found = self._importances(graph, ctx, weights.values())
+        for weight in weights.values():
+            try:
+                self._share(graph, weight, found.get(id(weight.tensor)))
+            except RefusedRewrite as refused:
+                graph.refuse(weight.node, refused.reason)
+
+    def _check(self, graph: Rewriter, weight: Weight) -> None:
+        """What can be said without the values.
+
+        Raises:
+            RefusedRewrite: see the class.
+        """
+        name, size = weight.tensor.name, int(np.prod(weight.constant.shape))
+        if size < self.min_elements:
+            raise RefusedRewrite(f"its weight {name} has {size} elements, too few to bother")
+        if graph.opset < self.least_opset():
+            raise RefusedRewrite(f"form={self.form} needs opset {self.least_opset()}, this is {graph.opset}")
+        for role in weight.roles:
+            if graph.keeps(role.node):
+                raise RefusedRewrite(f"{role.node.name or role.node.op}, which reads the weight, is kept")
+            if role.node.op not in self.ops or not picked(role.node, self.layers, self.exclude):
+                raise RefusedRewrite(f"{name} is also read by {role.node.name}, which is not selected")
+
+    def _importances(self, graph: Rewriter, ctx: PassContext, weights: Iterable[Weight]) -> dict[int, Array]:
+        """What the square of each weight's error counts, of the weight's shape, where data can tell."""
+        if self.importance == "none" or not ctx.has_data or graph.is_function:
+            return {}
+        layers: list[tuple[int, LinearLayer]] = []
+        for weight in weights:
+            if not weight.local:
+                continue
+            try:
+                own = [(id(weight.tensor), read_linear(graph, r.node, r.slot)) for r in weight.roles]
+            except RefusedRewrite:
+                continue  # a layer whose inputs are not understood: its weights all count the same
+            layers.extend(own)
+        watches = [
+            Watch(ColumnPower(layer.unfolding), student=(layer.node.inputs[layer.data_slot],))
+            for _, layer in layers
+        ]
+        found: dict[int, Array] = {}
+        for (key, layer), power in zip(layers, ctx.observe(graph, watches) if watches else [], strict=True):
+            if not power.count or not np.isfinite(power.squares).all() or not power.squares.any():
+                continue
+            rows = np.broadcast_to(spread_importance(power.mean)[:, None, :], layer.shape)
+            found[key] = found.get(key, 0.0) + layer.from_rows(rows)
+        return found
+
+    def _share(self, graph: Rewriter, weight: Weight, importance: Array | None) -> None:
+        values = finite_values(graph, weight.tensor)
+        if self.form in _GRIDS:
+            self._to_grid(graph, weight, values, importance)
+            return
+        name, entries = weight.tensor.name, 1 << self.bits
+        slices = self._slices(weight)
+        keep_zero = has_zeros(values, entries)
+        shared = share(values, entries, slices, importance, keep_zero=keep_zero)
+        new = shared.expand()
+        what = f"{name}: {entries} values{self._per(slices)}, {_spell(decibels(values, new))}"
+        before, packed = float_bytes(weight), deflated(values)
+        if self.form == "dense":
+            if np.array_equal(new, values):
+                raise RefusedRewrite(f"its weight {name} has no more values than that already")
+            what += f"; {before} bytes in the file as before, deflated {packed} -> {deflated(new)}"
+            with graph.site(weight.node, what):
+                redirect(graph, weight, graph.new_constant(name, new))
+            return
+        # A wide index may take less in nodes than its packed form saves in bytes.
+        pack = self.packed and gathered_bytes(name, shared, packed=True) < gathered_bytes(
+            name, shared, packed=False
+        )
+        after = gathered_bytes(name, shared, packed=pack)
+        if after >= before:
+            raise RefusedRewrite(f"its weight {name} would not shrink ({before} -> {after} bytes)")
+        small = deflated(*stored_arrays(shared, packed=pack))
+        what += (
+            f"; {before} -> {after} bytes in the file, deflated {packed} -> {small}; floats in memory as "
+            "before: expanded at load"
+        )
+        with graph.site(weight.node, what):
+            redirect(graph, weight, gathered(graph, name, shared, packed=pack))
+
+    def _slices(self, weight: Weight) -> Slices:
+        if self.granularity == "tensor":
+            return Slices()
+        if self.granularity == "channel":
+            return Slices(weight.channel, self.group_size or 1)
+        return Slices(weight.depth, self.group_size or _BLOCK)
+
+    def _per(self, slices: Slices) -> str:
+        if slices.axis is None:
+            return ""
+        what = "channel" if self.granularity == "channel" else "input"
+        return f" per {what}" if slices.size == 1 else f" per {slices.size} {what}s"
+
+    def _to_grid(self, graph: Rewriter, weight: Weight, values: Array, importance: Array | None) -> None:
+        """Form dequantize or block: an evenly spaced palette."""
+        name, size = weight.tensor.name, values.size
+        axis = weight.channel if self.granularity == "channel" else None
+        block = 0
+        if self.form == "block":
+            axis, block = weight.depth, self.group_size or _BLOCK
+        if values.dtype == np.float16 and graph.opset < HALF_SCALE_OPSET:
+            raise RefusedRewrite(f"steps in float16 need opset {HALF_SCALE_OPSET}, this is {graph.opset}")
+        grid = uniform_grid(values, self.bits, axis, block, importance, four=graph.opset >= 21)
+        grid = rescaled(grid, values.dtype)
+        before, after = float_bytes(weight), stored_bytes(size, grid, values.dtype.itemsize)
+        if after >= before:
+            raise RefusedRewrite(f"its weight {name} would not shrink ({before} -> {after} bytes)")
+        q = grid.quantize(values)
+        error = decibels(values, grid.dequantize(q))
+        ran = all(becomes_nbits(graph, r.node, r.slot) for r in weight.roles)
+        memory = f"{after} bytes in memory (MatMulNBits)" if ran else "dequantized on every call"
+        per = f" per channel and {block} inputs" if block else "" if axis is None else " per channel"
+        what = (
+            f"{name}: {1 << self.bits} even steps{per}, {_spell(error)}; {before} -> {after} bytes in the "
+            f"file, deflated {deflated(values)} -> {deflated(q.astype(np.int8), grid.scale)}; {memory}"
+        )
+        with graph.site(weight.node, what):
+            redirect(graph, weight, dequantized(graph, name, q, grid, values.dtype))
+
+
+def _spell(db: float) -> str:
+    return "nothing lost" if np.isinf(db) else f"{db:.1f} dB"
