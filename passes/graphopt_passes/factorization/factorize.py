@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
 from graphopt.quantkit import Watch
+from graphopt_passes.factorization._pairs import OPS, factors_with
 from graphopt_passes.factorization._ranks import choose_ranks, least_work
 from graphopt_passes.factorization._spectra import Spectrum, output_spectrum, weight_spectrum
 from graphopt_passes.factorization._split import can_shift, split
-from graphopt_passes.linear.layer import LinearLayer, linear_layers, read_linear, weight_rows, weight_slot
+from graphopt_passes.linear.layer import LinearLayer, linear_layers, weight_rows
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import plan_sweeps
 from graphopt_passes.quantization._pick import check_globs, picked
 
-_OPS: Final = ("Conv", "Gemm", "MatMul")
 # Columns of the largest second-moment matrix: 512 MiB in float64.
 _COLUMNS: Final = 8192
 # What a dimension that is not known counts for.
@@ -68,7 +68,7 @@ class Factorize(Pass):
         default=0.1,
         metadata={"help": "share of a layer's work that must be saved: a node costs something, too"},
     )
-    ops: tuple[str, ...] = field(default=_OPS, metadata={"help": f"which operators, of {', '.join(_OPS)}"})
+    ops: tuple[str, ...] = field(default=OPS, metadata={"help": f"which operators, of {', '.join(OPS)}"})
     layers: tuple[str, ...] = field(default=(), metadata={"help": "globs; only nodes that match one"})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "globs; not nodes that match one"})
     min_elements: int = field(default=4096, metadata={"help": "leave weights with fewer elements alone"})
@@ -96,19 +96,21 @@ class Factorize(Pass):
             raise ValueError(f"saving is a share from 0 to less than 1, not {self.saving:g}")
         if self.damping < 0:
             raise ValueError("damping must not be negative")
-        if unknown := [op for op in self.ops if op not in _OPS]:
-            raise ValueError(f"{unknown[0]} cannot be factorized, only {', '.join(_OPS)}")
+        if unknown := [op for op in self.ops if op not in OPS]:
+            raise ValueError(f"{unknown[0]} cannot be factorized, only {', '.join(OPS)}")
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Factorize layers of one body."""
         candidates = [n for n in graph.nodes() if graph.is_op(n, *self.ops)]
         check_globs(graph, ctx, self, candidates, (*self.layers, *self.exclude))
-        layers = linear_layers(graph, lambda layer: self._check(graph, layer))
+        done: dict[Node, tuple[int, int]] = {}
+        layers = linear_layers(graph, lambda layer: self._check(graph, layer, done))
         layers = [layer for layer in layers if self._wanted(layer)]
         if not layers:
             return
+        share = None if self.ratio is None else self._share(graph, layers, done)
         spectra = self._spectra(graph, ctx, layers)
-        for spectrum, rank in zip(spectra, self._ranks(graph, spectra), strict=True):
+        for spectrum, rank in zip(spectra, self._ranks(graph, spectra, share), strict=True):
             if rank is not None:
                 try:
                     self._split(graph, spectrum, rank)
@@ -118,8 +120,13 @@ class Factorize(Pass):
     def _wanted(self, layer: LinearLayer) -> bool:
         return layer.node.op in self.ops and picked(layer.node, self.layers, self.exclude)
 
-    def _check(self, graph: Rewriter, layer: LinearLayer) -> None:
+    def _check(self, graph: Rewriter, layer: LinearLayer, done: dict[Node, tuple[int, int]]) -> None:
         """What can be said of a layer without data.
+
+        Args:
+            graph: the body.
+            layer: the layer.
+            done: gets, for layers that are two factors already, the work of one and what it is now.
 
         Raises:
             RefusedRewrite: see the class.
@@ -128,6 +135,12 @@ class Factorize(Pass):
         if not self._wanted(layer):
             return
         weight = node.inputs[layer.slot]
+        if (pair := factors_with(graph, layer)) is not None:
+            first, second = pair
+            times = self._positions(graph, second)
+            whole = times * second.outputs * first.shape[2]
+            done[second.node] = whole, times * (first.work + second.work)
+            raise RefusedRewrite("it is one of two factors of a layer of low rank already")
         if layer.work < self.min_elements:
             raise RefusedRewrite(f"its weight {weight.name} has {layer.work} elements, too few to bother")
         if layer.is_depthwise:
@@ -138,8 +151,6 @@ class Factorize(Pass):
             raise RefusedRewrite(f"its weight {weight.name} is a graph output, so it has to stay")
         if graph.n_uses(weight) > 1:
             raise RefusedRewrite(f"its weight {weight.name} has other readers, so it has to stay")
-        if _is_factor(graph, layer):
-            raise RefusedRewrite("it is one of two factors of a layer of low rank already")
         values = graph.array(weight)
         if values is None or not np.isfinite(values.astype(np.float64)).all():
             raise RefusedRewrite(f"its weight {weight.name} has values that are not finite")
@@ -170,17 +181,37 @@ class Factorize(Pass):
                         )
         return [spectra.get(id(la)) or weight_spectrum(la, found[la.node]) for la in layers]
 
-    def _ranks(self, graph: Rewriter, spectra: Sequence[Spectrum]) -> list[int | None]:
+    def _share(
+        self, graph: Rewriter, layers: Sequence[LinearLayer], done: Mapping[Node, tuple[int, int]]
+    ) -> float:
+        """The share of these layers' work that may be left, for `ratio` of all to be left.
+
+        Layers that are two factors already count as what they would be as one: a second run then finds that
+        enough is saved.
+
+        Raises:
+            UserError: no ranks come down to it.
+        """
+        assert self.ratio is not None
+        spectra = [Spectrum(layer, _NOTHING, _NOTHING, _NOTHING) for layer in layers]
+        weights = [self._positions(graph, layer) for layer in layers]
+        work = sum(s.full * w for s, w in zip(spectra, weights, strict=True))
+        before, after = (sum(pair[i] for pair in done.values()) for i in (0, 1))
+        share = (self.ratio * (work + before) - after) / work
+        least = least_work(spectra, weights, self.multiple, self.saving)
+        if share < least:
+            lowest = (least * work + after) / (work + before)
+            raise UserError(
+                f"factorize: ratio={self.ratio:g} cannot be met, these layers come down to {lowest:.3f}",
+                fix="ask for less to be saved, or for a smaller `multiple` or `saving`",
+            )
+        return share
+
+    def _ranks(self, graph: Rewriter, spectra: Sequence[Spectrum], share: float | None) -> list[int | None]:
         """The rank of each layer; None for one that stays as it is."""
-        if self.ratio is not None:
+        if share is not None:
             weights = [self._positions(graph, s.layer) for s in spectra]
-            least = least_work(spectra, weights, self.multiple, self.saving)
-            if self.ratio < least:
-                raise UserError(
-                    f"factorize: ratio={self.ratio:g} cannot be met, these layers come down to {least:.3f}",
-                    fix="ask for more, or for a smaller multiple",
-                )
-            return choose_ranks(spectra, weights, self.ratio, self.multiple, self.saving)
+            return choose_ranks(spectra, weights, share, self.multiple, self.saving)
         ranks: list[int | None] = []
         for spectrum in spectra:
             rank = self.rank
@@ -217,34 +248,3 @@ class Factorize(Pass):
 
 
 _NOTHING: Final = np.zeros((0, 0, 0))
-
-
-def _is_factor(graph: Rewriter, layer: LinearLayer) -> bool:
-    """Whether the layer and the one before or behind it are two factors, with fewer channels between them."""
-    x, y = layer.node.inputs[layer.data_slot], layer.node.outputs[0]
-    return _are_factors(graph, layer, _layer(graph, graph.sole_consumer(y))) or (
-        graph.sole_consumer(x) is layer.node and _are_factors(graph, _layer(graph, graph.producer(x)), layer)
-    )
-
-
-def _are_factors(graph: Rewriter, first: LinearLayer | None, second: LinearLayer | None) -> bool:
-    if first is None or second is None or first.node.op != second.node.op:
-        return False
-    if second.node.inputs[second.data_slot] is not first.node.outputs[0]:
-        return False
-    bias = graph.input(first.node, 2)
-    if bias is not None and np.any(graph.array(bias) if graph.is_constant(bias) else 1):
-        return False
-    if first.node.op == "Conv" and any(d != 1 for d in second.stored[2:]):
-        return False
-    return first.outputs < min(second.outputs, first.shape[0] * first.shape[2])
-
-
-def _layer(graph: Rewriter, node: Node | None) -> LinearLayer | None:
-    slot = None if node is None or not graph.is_op(node, *_OPS) else weight_slot(graph, node)
-    if node is None or slot is None or not graph.is_live(node):
-        return None
-    try:
-        return read_linear(graph, node, slot)
-    except RefusedRewrite:
-        return None
