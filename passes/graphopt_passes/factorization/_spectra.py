@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Spectrum:
     @property
     def full(self) -> int:
         """What the layer multiplies for one row."""
-        return self.layer.work
+        return math.prod(self.layer.shape)
 
     def cost(self, rank: int) -> int:
         """What its two factors multiply for one row."""

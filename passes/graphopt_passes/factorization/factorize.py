@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
@@ -139,10 +140,12 @@ class Factorize(Pass):
             first, second = pair
             times = self._positions(graph, second)
             whole = times * second.outputs * first.shape[2]
-            done[second.node] = whole, times * (first.work + second.work)
+            parts = math.prod(first.shape) + math.prod(second.shape)
+            done[second.node] = whole, times * parts
             raise RefusedRewrite("it is one of two factors of a layer of low rank already")
-        if layer.work < self.min_elements:
-            raise RefusedRewrite(f"its weight {weight.name} has {layer.work} elements, too few to bother")
+        size = math.prod(layer.shape)
+        if size < self.min_elements:
+            raise RefusedRewrite(f"its weight {weight.name} has {size} elements, too few to bother")
         if layer.is_depthwise:
             raise RefusedRewrite("a depthwise filter is no matrix of a rank that could fall")
         if graph.is_constant(graph.input(node, layer.data_slot)):
