@@ -63,6 +63,15 @@ class Shared:
         """Bits that an index needs."""
         return max(1, int(self.palettes.shape[1] - 1).bit_length())
 
+    def which(self) -> Array:
+        """The palette of each weight, of the weight's shape."""
+        if self.slices.axis is None:
+            return np.zeros(self.indices.shape, np.int64)
+        shape = [1] * self.indices.ndim
+        shape[self.slices.axis] = -1
+        numbers = np.arange(self.indices.shape[self.slices.axis]) // self.slices.size
+        return np.broadcast_to(numbers.reshape(shape), self.indices.shape)
+
     def offsets(self) -> Array | None:
         """Where the palette of each weight begins, int32, to be added to its index; None for one palette."""
         if self.slices.axis is None or len(self.palettes) == 1:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
-from graphopt.quantkit import Watch
-from graphopt_passes.linear.layer import LinearLayer, read_linear
-from graphopt_passes.linear.power import ColumnPower
+from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
+from graphopt_passes.linear.judged import judged_by
+from graphopt_passes.linear.layer import LinearLayer
+from graphopt_passes.linear.moments import LayerMoments
+from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.quantization._pick import check_globs, picked
 from graphopt_passes.quantization._weights import (
     HALF_SCALE_OPSET,
@@ -36,13 +37,13 @@ from graphopt_passes.sharing._forms import (
     stored_arrays,
     uniform_grid,
 )
+from graphopt_passes.sharing._measured import input_powers, layer_of, share_by_outputs, watch_layer
 from graphopt_passes.sharing._palettes import (
     Slices,
     decibels,
     deflated,
     has_zeros,
     share,
-    spread_importance,
 )
 
 _KNOWN: Final = ("MatMul", "Gemm", "Conv", "ConvTranspose", *RECURRENT)
@@ -56,9 +57,13 @@ class ShareWeights(Pass):
 
     P minimizes sum_i h_i (w_i - P[I_i])^2 exactly, by dynamic programming on the sorted weights (Wang and
     Song, "Ckmeans.1d.dp", The R Journal 3/2, 2011; above 4096 distinct values to within a bound, which
-    sharing/kmeans.py derives). Without data h = 1 (Han et al., "Deep Compression", arXiv:1510.00149); with
+    sharing/kmeans.py derives). Without data h = 1 (Han et al., "Deep Compression", arXiv:1510.00149). With
     data h is the mean square of the input that the weight multiplies, the diagonal of X^T X (Kim et al.,
-    "SqueezeLLM", arXiv:2306.07629). Zeros of a pruned weight stay zeros: 0 is an entry of its palettes.
+    "SqueezeLLM", arXiv:2306.07629), and from there P and I are fitted to the layer's outputs,
+    |Y - X P[I]^T|^2: weights one after another, the rest making up for each error, as in GPTQ
+    (arXiv:2210.17323), and by turns the best entry for every weight and the best values for all entries. Y
+    are the outputs of the original, X the inputs that the layers before give once they are done. Zeros of a
+    pruned weight stay zeros: 0 is an entry of its palettes.
 
     form, and where it saves what:
       gather: Gather(P, I). The file is smaller. Runtimes compute the weights once, while they load the
@@ -101,10 +106,17 @@ class ShareWeights(Pass):
             "larger file that compresses better"
         },
     )
-    importance: Literal["auto", "inputs", "none"] = field(
+    importance: Literal["auto", "outputs", "inputs", "none"] = field(
         default="auto",
         metadata={
-            "help": "what an error counts: the square of the input, or 1; auto: inputs if there is data"
+            "help": "what an error counts: its effect on the outputs, the input's square, or 1; auto: with data "
+            "outputs, or inputs for even steps"
+        },
+    )
+    sequential: Sequential = field(
+        default="auto",
+        metadata={
+            "help": "outputs: one sweep over the data per layer; auto: in large models several share one"
         },
     )
     ops: tuple[str, ...] = field(
@@ -122,6 +134,8 @@ class ShareWeights(Pass):
             raise ValueError(f"bits of form={self.form} are from {low} to 8, not {self.bits}")
         if self.group_size < 0:
             raise ValueError("group_size must not be negative")
+        if self.importance == "outputs" and self.form in _GRIDS:
+            raise ValueError(f"form={self.form} has importance=inputs; refine-weights behind it sees outputs")
         if self.form == "dequantize" and (self.granularity == "column" or self.group_size > 1):
             raise ValueError("form=dequantize has a step per tensor or per channel; form=block has groups")
         if self.form == "block" and self.granularity == "channel":
@@ -140,9 +154,9 @@ class ShareWeights(Pass):
         """Share the weights whose readers stand in this body, or that it lends to bodies inside."""
         candidates = in_order(graph, self.ops)
         check_globs(graph, ctx, self, candidates, (*self.layers, *self.exclude))
-        if self.importance == "inputs" and not ctx.has_data:
+        if self.importance in ("outputs", "inputs") and not ctx.has_data:
             raise UserError(
-                "share-weights{importance=inputs} needs data to see how large inputs are",
+                f"share-weights{{importance={self.importance}}} needs data, typical inputs of the model",
                 fix="hand in typical inputs: --data calib.npz (see `graphopt run --help`), or leave it out",
             )
         weights: dict[int, Weight] = {}
@@ -159,12 +173,53 @@ class ShareWeights(Pass):
                     graph.refuse(node, refused.reason)
                 else:
                     weights.setdefault(id(weight.tensor), weight)
-        found = self._importances(graph, ctx, weights.values())
-        for weight in weights.values():
-            try:
-                self._share(graph, weight, found.get(id(weight.tensor)))
-            except RefusedRewrite as refused:
-                graph.refuse(weight.node, refused.reason)
+        how = self._how(graph, ctx)
+        layers: dict[Node, tuple[Weight, LinearLayer]] = {}
+        if how == "outputs":
+            found = ((weight, layer_of(graph, weight)) for weight in weights.values())
+            layers = {w.node: (w, layer) for w, layer in found if layer is not None}
+        rest = [weight for weight in weights.values() if weight.node not in layers]
+        powers = input_powers(graph, ctx, rest) if how != "none" else {}
+        for weight in rest:
+            self._visit(graph, weight, powers.get(id(weight.tensor)), None)
+        self._in_order(graph, ctx, layers)
+
+    def _how(self, graph: Rewriter, ctx: PassContext) -> str:
+        """What errors count for in this body."""
+        if not ctx.has_data or graph.is_function:
+            return "none"
+        if self.importance != "auto":
+            return self.importance
+        return "inputs" if self.form in _GRIDS else "outputs"
+
+    def _in_order(
+        self, graph: Rewriter, ctx: PassContext, layers: Mapping[Node, tuple[Weight, LinearLayer]]
+    ) -> None:
+        """Share each weight on the inputs that the layers before it give once theirs are shared."""
+        depth = depths(graph, list(layers))
+        for sweep in plan_sweeps(graph, [layer for _, layer in layers.values()], self.sequential):
+            watches = [
+                watch_layer(layer, ctx, judged_by(graph, layer, depth) if first else None)
+                for layer, first in sweep
+            ]
+            for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
+                self._visit(graph, layers[layer.node][0], None, (layer, moments))
+
+    def _visit(
+        self,
+        graph: Rewriter,
+        weight: Weight,
+        importance: Array | None,
+        seen: tuple[LinearLayer, LayerMoments] | None,
+    ) -> None:
+        try:
+            values = finite_values(graph, weight.tensor)
+            if self.form in _GRIDS:
+                self._to_grid(graph, weight, values, importance)
+            else:
+                self._share(graph, weight, values, importance, seen)
+        except RefusedRewrite as refused:
+            graph.refuse(weight.node, refused.reason)
 
     def _check(self, graph: Rewriter, weight: Weight) -> None:
         """What can be said without the values.
@@ -183,42 +238,25 @@ class ShareWeights(Pass):
             if role.node.op not in self.ops or not picked(role.node, self.layers, self.exclude):
                 raise RefusedRewrite(f"{name} is also read by {role.node.name}, which is not selected")
 
-    def _importances(self, graph: Rewriter, ctx: PassContext, weights: Iterable[Weight]) -> dict[int, Array]:
-        """What the square of each weight's error counts, of the weight's shape, where data can tell."""
-        if self.importance == "none" or not ctx.has_data or graph.is_function:
-            return {}
-        layers: list[tuple[int, LinearLayer]] = []
-        for weight in weights:
-            if not weight.local:
-                continue
-            try:
-                own = [(id(weight.tensor), read_linear(graph, r.node, r.slot)) for r in weight.roles]
-            except RefusedRewrite:
-                continue  # a layer whose inputs are not understood: its weights all count the same
-            layers.extend(own)
-        watches = [
-            Watch(ColumnPower(layer.unfolding), student=(layer.node.inputs[layer.data_slot],))
-            for _, layer in layers
-        ]
-        found: dict[int, Array] = {}
-        for (key, layer), power in zip(layers, ctx.observe(graph, watches) if watches else [], strict=True):
-            if not power.count or not np.isfinite(power.squares).all() or not power.squares.any():
-                continue
-            rows = np.broadcast_to(spread_importance(power.mean)[:, None, :], layer.shape)
-            found[key] = found.get(key, 0.0) + layer.from_rows(rows)
-        return found
-
-    def _share(self, graph: Rewriter, weight: Weight, importance: Array | None) -> None:
-        values = finite_values(graph, weight.tensor)
-        if self.form in _GRIDS:
-            self._to_grid(graph, weight, values, importance)
-            return
+    def _share(
+        self,
+        graph: Rewriter,
+        weight: Weight,
+        values: Array,
+        importance: Array | None,
+        seen: tuple[LinearLayer, LayerMoments] | None,
+    ) -> None:
+        """Form gather or dense: palettes."""
         name, entries = weight.tensor.name, 1 << self.bits
-        slices = self._slices(weight)
-        keep_zero = has_zeros(values, entries)
-        shared = share(values, entries, slices, importance, keep_zero=keep_zero)
-        new = shared.expand()
-        what = f"{name}: {entries} values{self._per(slices)}, {_spell(decibels(values, new))}"
+        slices, keep_zero = self._slices(weight), has_zeros(values, entries)
+        if seen is None:
+            shared = share(values, entries, slices, importance, keep_zero=keep_zero)
+            new = shared.expand()
+            error = _spell(decibels(values, new))
+        else:
+            shared, error = share_by_outputs(*seen, values, entries, slices, keep_zero=keep_zero)
+            new = shared.expand()
+        what = f"{name}: {entries} values{self._per(slices)}, {error}"
         before, packed = float_bytes(weight), deflated(values)
         if self.form == "dense":
             if np.array_equal(new, values):

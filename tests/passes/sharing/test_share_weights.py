@@ -150,23 +150,90 @@ def test_the_size_it_says_is_the_size_it_has() -> None:
 def test_inputs_tell_what_matters() -> None:
     rng = np.random.default_rng(0)
     scale = np.where(np.arange(96) < 8, 30.0, 0.1)
-    data = {"x": (rng.standard_normal((64, 96)) * scale).astype(np.float32)}
+    data = {"x": (rng.standard_normal((512, 96)) * scale).astype(np.float32)}
     w = (rng.standard_normal((96, 40)) * np.where(np.arange(96) < 8, 0.2, 1)[:, None]).astype(np.float32)
     model = build(MATMUL, w=w)
     found = {}
-    for importance in ("none", "auto", "inputs"):
+    for importance in ("none", "auto", "inputs", "outputs"):
         made = apply(ShareWeights(bits=4, importance=importance), model, data=data).proto
         found[importance] = sqnr(model, made, data)
-    assert found["auto"] == found["inputs"] > found["none"] + 3
-    with pytest.raises(UserError, match="needs data"):
-        apply(ShareWeights(importance="inputs"), model)
+    assert found["auto"] == found["outputs"]
+    assert found["outputs"] >= found["inputs"] > found["none"] + 3
+    for importance in ("inputs", "outputs"):
+        with pytest.raises(UserError, match="needs data"):
+            apply(ShareWeights(importance=importance), model)
+
+
+def mixed(rows: int, columns: int) -> Array:
+    """Inputs that go together."""
+    rng = np.random.default_rng(4)
+    mixing = rng.standard_normal((columns // 4, columns))
+    both = rng.standard_normal((rows, columns // 4)) @ mixing
+    return (both + 0.3 * rng.standard_normal((rows, columns))).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["gather", "dense"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"granularity": "channel"}, {"granularity": "channel", "group_size": 9}, {"granularity": "column"}],
+)
+def test_outputs_come_closer_than_any_nearest_entry(options: Any, form: Any) -> None:
+    model, data = build(MATMUL, w=(96, 40)), {"x": mixed(1024, 96)}
+    one, other = (
+        apply(ShareWeights(bits=3, form=form, importance=i, **options), model, data=data)
+        for i in ("inputs", "outputs")
+    )
+    assert sqnr(model, other.proto, data) > sqnr(model, one.proto, data) + 6
+    w = effective(other.proto, (96, 40))
+    axis = {"channel": 1, "column": 0}.get(options.get("granularity", ""))
+    size = options.get("group_size", 64 if axis == 0 else 1)
+    for start in range(0, 1 if axis is None else w.shape[axis], size):
+        part = w if axis is None else w.take(range(start, min(start + size, w.shape[axis])), axis)
+        assert len(np.unique(part)) <= 8
+    held_out = {"x": mixed(2048, 96)[1024:]}
+    assert sqnr(model, other.proto, held_out) > sqnr(model, one.proto, held_out) + 6
+
+
+def test_outputs_of_convolutions() -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.standard_normal((64, 32, 10, 10)), axis=1).astype(np.float32)
+    body = "(float[N, 32, 10, 10] x) => (float[N, 24, 8, 8] y) { y = Conv<group=GG>(x, w, b) }"
+    for groups in (1, 4):
+        model = build(body.replace("GG", str(groups)), w=(24, 32 // groups, 3, 3), b=(24,))
+        one, other = (
+            apply(ShareWeights(bits=3, importance=i), model, data={"x": smooth}).proto
+            for i in ("inputs", "outputs")
+        )
+        assert sqnr(model, other, {"x": smooth}) > sqnr(model, one, {"x": smooth}) + 6
+
+
+def test_zeros_stay_where_outputs_count() -> None:
+    w = np.random.default_rng(0).standard_normal((96, 40)).astype(np.float32) + 1
+    w[np.random.default_rng(1).random(w.shape) < 0.6] = 0
+    done = apply(ShareWeights(bits=3), build(MATMUL, w=w), data={"x": mixed(1024, 96)})
+    got = effective(done.proto, w.shape)
+    assert (got[w == 0] == 0).all()
+    assert len(np.unique(got)) <= 8
+    assert "SQNR of the output" in done.journal.changes[0].why
+
+
+def test_second_layer_makes_up_for_the_first() -> None:
+    body = "(float[M, 96] x) => (float[M, 40] y) { a = MatMul(x, v) r = Relu(a) y = MatMul(r, w) }"
+    model, data = build(body, v=(96, 96), w=(96, 40)), {"x": mixed(2048, 96)}
+    found = [
+        sqnr(model, apply(ShareWeights(bits=3, sequential=s), model, data=data).proto, data)
+        for s in ("yes", "no")
+    ]
+    assert found[0] > found[1]
 
 
 def test_importance_is_the_mean_square_of_the_input() -> None:
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((64, 96)) * rng.uniform(0.01, 5, 96)).astype(np.float32)
     w = rng.standard_normal((96, 40)).astype(np.float32)
-    got = effective(apply(ShareWeights(bits=3), build(MATMUL, w=w), data={"x": x}).proto, w.shape)
+    got = effective(
+        apply(ShareWeights(bits=3, importance="inputs"), build(MATMUL, w=w), data={"x": x}).proto, w.shape
+    )
     assert got.shape == w.shape
     # graphopt holds some samples back.
     seen = [np.square(x[:n].astype(np.float64)).mean(axis=0) for n in (56, 64)]
@@ -239,6 +306,7 @@ def test_refusals() -> None:
         {"bits": 1, "form": "dequantize"},
         {"form": "dequantize", "granularity": "column"},
         {"form": "block", "granularity": "channel"},
+        {"form": "block", "importance": "outputs"},
         {"group_size": -1},
         {"min_elements": 0},
         {"ops": ("Add",)},
