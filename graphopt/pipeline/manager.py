@@ -54,6 +54,17 @@ class Settings:
     budget: Budget | None = None
     ranges: Any = None
 
+    def context(self) -> PassContext:
+        """What passes may ask for; a new one for every run."""
+        return PassContext(
+            self.target,
+            self.limits,
+            self.evaluator,
+            services=self.services,
+            budget=self.budget,
+            ranges=self.ranges,
+        )
+
     def check_deadline(self) -> None:
         """Raise UserError if the time is up."""
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -130,15 +141,8 @@ def execute(
     """
     journal = Journal(limit=limit, skip=skip)
     state = GraphState(model, infer(model), journal, settings.keep)
-    ctx = PassContext(
-        settings.target,
-        settings.limits,
-        settings.evaluator,
-        services=settings.services,
-        budget=settings.budget,
-        ranges=settings.ranges,
-    )
     timing = Timing()
+    ctx = settings.context()
     runner = _Runner(state, ctx, settings, [timing, CheckStructure(), *instruments])
     runner.run(steps)
     for instrument in runner.instruments:
@@ -156,6 +160,7 @@ class _Runner:
         self.last_run: dict[Pass, int] = {}
         self.between: dict[int, Model] = {}
         self.was_lossy = False
+        self.other_lossy = False  # a pass that moves the numbers and does not quantize has run
 
     def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -208,3 +213,6 @@ class _Runner:
         elif lossy != self.was_lossy and applied not in self.between:
             self.between[applied] = self.state.finish().copy()
         self.was_lossy = lossy
+        if item.quantizes and self.ctx.float_snapshot is None:
+            self.ctx.float_snapshot = Teacher(self.state) if self.other_lossy else self.ctx.snapshot
+        self.other_lossy |= lossy and not item.quantizes

@@ -9,7 +9,16 @@ from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
+from graphopt.passkit import (
+    Node,
+    Numerics,
+    Pass,
+    PassContext,
+    RefusedRewrite,
+    Rewriter,
+    UserError,
+    is_selected,
+)
 from graphopt.quantkit import Watch
 from graphopt_passes.factorization._pairs import OPS, factors_with
 from graphopt_passes.factorization._ranks import choose_ranks, least_work
@@ -18,7 +27,6 @@ from graphopt_passes.factorization._split import can_shift, split
 from graphopt_passes.linear.layer import LinearLayer, linear_layers, weight_rows
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import plan_sweeps
-from graphopt_passes.quantization._pick import check_globs, picked
 
 # Columns of the largest second-moment matrix: 512 MiB in float64.
 _COLUMNS: Final = 8192
@@ -100,10 +108,12 @@ class Factorize(Pass):
         if unknown := [op for op in self.ops if op not in OPS]:
             raise ValueError(f"{unknown[0]} cannot be factorized, only {', '.join(OPS)}")
 
+    def globs(self) -> tuple[str, ...]:
+        """Those of `layers` and `exclude`."""
+        return (*self.layers, *self.exclude)
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Factorize layers of one body."""
-        candidates = [n for n in graph.nodes() if graph.is_op(n, *self.ops)]
-        check_globs(graph, ctx, self, candidates, (*self.layers, *self.exclude))
         done: dict[Node, tuple[int, int]] = {}
         layers = linear_layers(graph, lambda layer: self._check(graph, layer, done))
         layers = [layer for layer in layers if self._wanted(layer)]
@@ -119,7 +129,7 @@ class Factorize(Pass):
                     graph.refuse(spectrum.layer.node, refused.reason)
 
     def _wanted(self, layer: LinearLayer) -> bool:
-        return layer.node.op in self.ops and picked(layer.node, self.layers, self.exclude)
+        return layer.node.op in self.ops and is_selected(layer.node, self.layers, self.exclude)
 
     def _check(self, graph: Rewriter, layer: LinearLayer, done: dict[Node, tuple[int, int]]) -> None:
         """What can be said of a layer without data.

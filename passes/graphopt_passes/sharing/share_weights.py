@@ -8,12 +8,11 @@ from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, UserError
+from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, is_selected
 from graphopt_passes.linear.judged import judged_by
 from graphopt_passes.linear.layer import LinearLayer
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
-from graphopt_passes.quantization._pick import check_globs, picked
 from graphopt_passes.quantization._weights import (
     HALF_SCALE_OPSET,
     RECURRENT,
@@ -78,7 +77,7 @@ class ShareWeights(Pass):
         more is lost.
 
     Refuses when: the weight is not a constant float32 or float16 tensor, or not finite, kept, a graph output,
-    or smaller than `min_elements`; something other than the operators of `ops`, or a node that is not
+    or smaller than `min_elements`; there is no data for what needs it; something other than the operators of `ops`, or a node that is not
     selected, reads it too; what is stored would not be smaller; the opset lacks the form.
     """
 
@@ -109,8 +108,8 @@ class ShareWeights(Pass):
     importance: Literal["auto", "outputs", "inputs", "none"] = field(
         default="auto",
         metadata={
-            "help": "what an error counts: its effect on the outputs, the input's square, or 1; auto: with data "
-            "outputs, or inputs for even steps"
+            "help": "what an error counts: its effect on the outputs, the input's square, or 1; auto: with "
+            "data outputs, or inputs for even steps"
         },
     )
     sequential: Sequential = field(
@@ -150,18 +149,20 @@ class ShareWeights(Pass):
         """11 for BitShift, 13 for a step per channel, 21 for blocks."""
         return {"gather": SHIFT_OPSET, "dequantize": 13, "block": 21, "dense": 0}[self.form]
 
+    def needs_data(self) -> bool:
+        """Where the importance of weights is asked for."""
+        return self.importance in ("outputs", "inputs")
+
+    def globs(self) -> tuple[str, ...]:
+        """Those of `layers` and `exclude`."""
+        return (*self.layers, *self.exclude)
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Share the weights whose readers stand in this body, or that it lends to bodies inside."""
         candidates = in_order(graph, self.ops)
-        check_globs(graph, ctx, self, candidates, (*self.layers, *self.exclude))
-        if self.importance in ("outputs", "inputs") and not ctx.has_data:
-            raise UserError(
-                f"share-weights{{importance={self.importance}}} needs data, typical inputs of the model",
-                fix="hand in typical inputs: --data calib.npz (see `graphopt run --help`), or leave it out",
-            )
         weights: dict[int, Weight] = {}
         for node in candidates:
-            if not picked(node, self.layers, self.exclude):
+            if not is_selected(node, self.layers, self.exclude):
                 continue
             for slot in weight_slots(graph, node):
                 try:
@@ -173,6 +174,10 @@ class ShareWeights(Pass):
                     graph.refuse(node, refused.reason)
                 else:
                     weights.setdefault(id(weight.tensor), weight)
+        if self.needs_data() and not ctx.has_data:
+            for weight in weights.values():
+                graph.refuse(weight.node, f"there is no data for importance={self.importance}")
+            return
         how = self._how(graph, ctx)
         layers: dict[Node, tuple[Weight, LinearLayer]] = {}
         if how == "outputs":
@@ -185,7 +190,7 @@ class ShareWeights(Pass):
         self._in_order(graph, ctx, layers)
 
     def _how(self, graph: Rewriter, ctx: PassContext) -> str:
-        """What errors count for in this body."""
+        """What errors count for in this body; data says nothing about tensors of local functions."""
         if not ctx.has_data or graph.is_function:
             return "none"
         if self.importance != "auto":
@@ -235,7 +240,7 @@ class ShareWeights(Pass):
         for role in weight.roles:
             if graph.keeps(role.node):
                 raise RefusedRewrite(f"{role.node.name or role.node.op}, which reads the weight, is kept")
-            if role.node.op not in self.ops or not picked(role.node, self.layers, self.exclude):
+            if role.node.op not in self.ops or not is_selected(role.node, self.layers, self.exclude):
                 raise RefusedRewrite(f"{name} is also read by {role.node.name}, which is not selected")
 
     def _share(

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from weight_models import build, sqnr
 
+import graphopt
 from graphopt.errors import UserError
 from graphopt.passkit import Array
 from graphopt.testing import apply, assert_refuses, assert_rewrites
@@ -234,8 +235,8 @@ def test_refusals() -> None:
     assert_refuses(Factorize(rank=1), build(depth, w=(512, 1, 3, 3)), "depthwise")
     assert_refuses(Factorize(rank=16, ops=("Conv",)), model)
     assert_refuses(Factorize(rank=16, exclude=("y",)), model)
-    with pytest.raises(UserError, match="matches no node"):
-        apply(Factorize(rank=16, layers=("q",)), model)
+    with pytest.raises(UserError, match="'q'"):
+        graphopt.run(model, [Factorize(rank=16, layers=("q",))])
 
 
 def test_two_factors_stay_as_they_are() -> None:
