@@ -125,6 +125,7 @@ class Factorize(Pass):
             if rank is not None:
                 try:
                     self._split(graph, spectrum, rank)
+                    self._count(graph, ctx, spectrum, rank)
                 except RefusedRewrite as refused:
                     graph.refuse(spectrum.layer.node, refused.reason)
 
@@ -240,13 +241,26 @@ class Factorize(Pass):
                 ranks.append(rank)
         return ranks
 
-    def _positions(self, graph: Rewriter, layer: LinearLayer) -> int:
-        """How many rows the layer multiplies for one sample, as far as shapes tell."""
-        if self.budget == "parameters":
+    def _positions(self, graph: Rewriter, layer: LinearLayer, budget: str | None = None) -> int:
+        """How many rows the layer multiplies for one sample, as far as shapes tell; 1 if weights count."""
+        if (budget or self.budget) == "parameters":
             return 1
         shape = graph.shape(layer.node.outputs[0]) or ()
         known = [d if isinstance(d, int) else _UNKNOWN_DIM for d in shape[1:]]
         return max(1, int(np.prod(known)) // layer.outputs) if known else 1
+
+    def _count(self, graph: Rewriter, ctx: PassContext, spectrum: Spectrum, rank: int) -> None:
+        """Sum up what was saved, for the report."""
+        positions = self._positions(graph, spectrum.layer, "flops")
+        sizes = spectrum.full, spectrum.cost(rank)
+        now = np.array([1, *sizes, *(positions * size for size in sizes)])
+        count, old, new, before, after = (int(n) for n in ctx.notes.get((self.name, self), 0) + now)
+        ctx.notes[self.name, self] = np.array([count, old, new, before, after])
+        ctx.remark(
+            self,
+            f"{count} layer{'s' * (count != 1)}: {old:,} -> {new:,} weights, "
+            f"{after / before:.0%} of their multiplications",
+        )
 
     def _split(self, graph: Rewriter, spectrum: Spectrum, rank: int) -> None:
         layer = spectrum.layer

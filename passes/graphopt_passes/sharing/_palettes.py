@@ -148,3 +148,36 @@ def deflated(*arrays: Any) -> int:
             data = b"".join(raw[start : start + quarter].tobytes() for start in range(0, size, size // 4))
         total += len(zlib.compress(data, 6)) * size / max(len(data), 1)
     return int(total)
+
+
+@dataclass
+class Totals:
+    """What the weights of a pass take together; the pass remarks on it.
+
+    Attributes:
+        count: weights.
+        file, deflated, memory: bytes before and after: in the file, compressed, and at run time.
+    """
+
+    count: int = 0
+    file: tuple[int, int] = (0, 0)
+    deflated: tuple[int, int] = (0, 0)
+    memory: tuple[int, int] = (0, 0)
+
+    def add(self, before: int, after: int, packed: int, small: int, held: int) -> None:
+        """One more weight, of `before` bytes, and `after` in the file, with what both deflate to."""
+        self.count += 1
+        self.file = self.file[0] + before, self.file[1] + after
+        self.deflated = self.deflated[0] + packed, self.deflated[1] + small
+        self.memory = self.memory[0] + before, self.memory[1] + held
+
+    def __str__(self) -> str:
+        figures = ", ".join(
+            f"{what} {old:,} -> {new:,}" if old != new else f"{what} {old:,} as before"
+            for what, (old, new) in (
+                ("in the file", self.file),
+                ("deflated", self.deflated),
+                ("in memory", self.memory),
+            )
+        )
+        return f"bytes of {self.count} weight{'s' * (self.count != 1)}: {figures}"

@@ -39,6 +39,7 @@ from graphopt_passes.sharing._forms import (
 from graphopt_passes.sharing._measured import input_powers, layer_of, share_by_outputs, watch_layer
 from graphopt_passes.sharing._palettes import (
     Slices,
+    Totals,
     decibels,
     deflated,
     has_zeros,
@@ -77,8 +78,9 @@ class ShareWeights(Pass):
         more is lost.
 
     Refuses when: the weight is not a constant float32 or float16 tensor, or not finite, kept, a graph output,
-    or smaller than `min_elements`; there is no data for what needs it; something other than the operators of `ops`, or a node that is not
-    selected, reads it too; what is stored would not be smaller; the opset lacks the form.
+    or smaller than `min_elements`; something other than the operators of `ops`, or a node that is not
+    selected, reads it too; what is stored would not be smaller; the opset lacks the form; there is no data
+    for what needs it.
     """
 
     name: ClassVar[str] = "share-weights"
@@ -186,7 +188,7 @@ class ShareWeights(Pass):
         rest = [weight for weight in weights.values() if weight.node not in layers]
         powers = input_powers(graph, ctx, rest) if how != "none" else {}
         for weight in rest:
-            self._visit(graph, weight, powers.get(id(weight.tensor)), None)
+            self._visit(graph, ctx, weight, powers.get(id(weight.tensor)), None)
         self._in_order(graph, ctx, layers)
 
     def _how(self, graph: Rewriter, ctx: PassContext) -> str:
@@ -208,11 +210,12 @@ class ShareWeights(Pass):
                 for layer, first in sweep
             ]
             for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
-                self._visit(graph, layers[layer.node][0], None, (layer, moments))
+                self._visit(graph, ctx, layers[layer.node][0], None, (layer, moments))
 
     def _visit(
         self,
         graph: Rewriter,
+        ctx: PassContext,
         weight: Weight,
         importance: Array | None,
         seen: tuple[LinearLayer, LayerMoments] | None,
@@ -220,9 +223,9 @@ class ShareWeights(Pass):
         try:
             values = finite_values(graph, weight.tensor)
             if self.form in _GRIDS:
-                self._to_grid(graph, weight, values, importance)
+                self._to_grid(graph, ctx, weight, values, importance)
             else:
-                self._share(graph, weight, values, importance, seen)
+                self._share(graph, ctx, weight, values, importance, seen)
         except RefusedRewrite as refused:
             graph.refuse(weight.node, refused.reason)
 
@@ -246,6 +249,7 @@ class ShareWeights(Pass):
     def _share(
         self,
         graph: Rewriter,
+        ctx: PassContext,
         weight: Weight,
         values: Array,
         importance: Array | None,
@@ -269,6 +273,7 @@ class ShareWeights(Pass):
             what += f"; {before} bytes in the file as before, deflated {packed} -> {deflated(new)}"
             with graph.site(weight.node, what):
                 redirect(graph, weight, graph.new_constant(name, new))
+            self._count(ctx, before, before, packed, deflated(new), before)
             return
         # A wide index may take less in nodes than its packed form saves in bytes.
         pack = self.packed and gathered_bytes(name, shared, packed=True) < gathered_bytes(
@@ -284,6 +289,12 @@ class ShareWeights(Pass):
         )
         with graph.site(weight.node, what):
             redirect(graph, weight, gathered(graph, name, shared, packed=pack))
+        self._count(ctx, before, after, packed, small, before)
+
+    def _count(self, ctx: PassContext, *figures: int) -> None:
+        totals = ctx.notes.setdefault((self.name, self), Totals())
+        totals.add(*figures)
+        ctx.remark(self, str(totals))
 
     def _slices(self, weight: Weight) -> Slices:
         if self.granularity == "tensor":
@@ -298,7 +309,9 @@ class ShareWeights(Pass):
         what = "channel" if self.granularity == "channel" else "input"
         return f" per {what}" if slices.size == 1 else f" per {slices.size} {what}s"
 
-    def _to_grid(self, graph: Rewriter, weight: Weight, values: Array, importance: Array | None) -> None:
+    def _to_grid(
+        self, graph: Rewriter, ctx: PassContext, weight: Weight, values: Array, importance: Array | None
+    ) -> None:
         """Form dequantize or block: an evenly spaced palette."""
         name, size = weight.tensor.name, values.size
         axis = weight.channel if self.granularity == "channel" else None
@@ -317,12 +330,14 @@ class ShareWeights(Pass):
         ran = all(becomes_nbits(graph, r.node, r.slot) for r in weight.roles)
         memory = f"{after} bytes in memory (MatMulNBits)" if ran else "dequantized on every call"
         per = f" per channel and {block} inputs" if block else "" if axis is None else " per channel"
+        packed, small = deflated(values), deflated(q.astype(np.int8), grid.scale)
         what = (
             f"{name}: {1 << self.bits} even steps{per}, {_spell(error)}; {before} -> {after} bytes in the "
-            f"file, deflated {deflated(values)} -> {deflated(q.astype(np.int8), grid.scale)}; {memory}"
+            f"file, deflated {packed} -> {small}; {memory}"
         )
         with graph.site(weight.node, what):
             redirect(graph, weight, dequantized(graph, name, q, grid, values.dtype))
+        self._count(ctx, before, after, packed, small, after if ran else before + after)
 
 
 def _spell(db: float) -> str:

@@ -302,3 +302,11 @@ def test_intermediate_that_is_an_output() -> None:
 def test_options_that_make_no_sense(given: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Factorize(**given)
+
+
+def test_the_report_sums_up() -> None:
+    model = build(THREE, w1=low((128, 128), 16), w2=low((128, 128), 128), w3=low((128, 128), 16))
+    (said,) = graphopt.run(model, [Factorize(energy=0.999)]).report.passes
+    assert said.remark == "2 layers: 32,768 -> 8,192 weights, 25% of their multiplications"
+    assert [c.node for c in said.changes] == ["a", "y"]
+    assert "rank 16 of 128: 25% of the work" in said.changes[0].why

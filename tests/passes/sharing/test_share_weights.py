@@ -345,3 +345,14 @@ def test_recurrent_weights_if_asked_for() -> None:
     model = build(body, w=(1, 48, 24), r=(1, 48, 16))
     made = assert_rewrites(ShareWeights(ops=("GRU",), min_elements=512, bits=8, packed=False), model)
     assert sqnr(model, made.proto) > 30
+
+
+def test_the_report_sums_up() -> None:
+    body = "(float[M, 96] x) => (float[M, 40] y) { a = MatMul(x, v) r = Relu(a) y = MatMul(r, w) }"
+    model = build(body, v=(96, 96), w=(96, 40))
+    (said,) = graphopt.run(model, [ShareWeights(bits=4)]).report.passes
+    file = sum(int(c.why.split(" bytes in the file")[0].split()[-1]) for c in said.changes)
+    assert f"bytes of 2 weights: in the file {4 * 96 * 136:,} -> {file:,}, deflated " in said.remark
+    assert said.remark.endswith(f"in memory {4 * 96 * 136:,} as before")
+    (even,) = graphopt.run(model, [ShareWeights(bits=4, form="dequantize")]).report.passes
+    assert f"in memory {4 * 96 * 136:,} -> " in even.remark
