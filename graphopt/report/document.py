@@ -79,6 +79,19 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """A rewrite of a pass that moves the numbers.
+
+    Attributes:
+        node: name of the node that it was made at.
+        why: the rewrite in words, with figures where the pass knows some.
+    """
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
 class PassReport:
     """What one pass did, all its runs in a fixpoint group taken together.
 
@@ -93,6 +106,8 @@ class PassReport:
         seconds: wall time.
         rolled_back_sites: sites undone because the result was wrong with them.
         skipped: why the pass did not run at all, "" if it ran.
+        changes: its rewrites one by one, if it is LOSSY.
+        remark: what the pass says of its rewrites together, or "".
     """
 
     name: str
@@ -105,6 +120,8 @@ class PassReport:
     seconds: float = 0.0
     rolled_back_sites: int = 0
     skipped: str = ""
+    changes: tuple[Rewrite, ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True)
