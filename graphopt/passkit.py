@@ -4,6 +4,7 @@ These names are the public interface for passes, ours and anybody's.
 """
 
 from graphopt.errors import PassError, RefusedRewrite, UserError
+from graphopt.graph.dataflow import reads
 from graphopt.graph.dims import Dim, Sym
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use
@@ -49,4 +50,5 @@ __all__ = [
     "UserError",
     "Variable",
     "Watch",
+    "reads",
 ]
