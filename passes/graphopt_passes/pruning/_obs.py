@@ -100,9 +100,7 @@ def _eliminate(inverse: Floats, weights: Floats, structure: Structure) -> tuple[
         # A column without a usable pivot goes last, but may go.
         cost = np.where(~gone & np.isinf(cost), np.finfo(np.float64).max, cost)
         if quota is not None:
-            group = np.minimum(where // structure.of, quota.shape[1] - 1)
-            whole = where < quota.shape[1] * structure.of
-            cost = np.where(whole & (np.take_along_axis(quota, group, 1) > 0), cost, np.inf)
+            cost = np.where(np.take_along_axis(quota, where // structure.of, 1) > 0, cost, np.inf)
         pick = np.argmin(cost, axis=1)
         order[:, step], costs[:, step] = where[row, pick], cost[row, pick]
         if quota is not None:

@@ -50,6 +50,19 @@ class Site:
         return math.prod(self.shape[1:]), self.shape[0]
 
     @property
+    def channels(self) -> int | None:
+        """How many inputs lie next to each other in `rows`; None where they do not."""
+        if self.node.op == "ConvTranspose":
+            return None
+        if self.layer is not None and self.node.op == "Conv":
+            return self.shape[1]
+        return (
+            self.layer.shape[2]
+            if self.layer is not None
+            else self.shape[-2 if self.node.op == "MatMul" else -1]
+        )
+
+    @property
     def is_shared(self) -> bool:
         """Several nodes read the weight: what it is multiplied with differs."""
         return len(self.readers) > 1

@@ -96,15 +96,11 @@ def removed(scores: Floats, sparsity: float, structure: Structure, *, per_row: b
 
 
 def _n_of_m(scores: Floats, structure: Structure) -> Mask:
-    """Columns that do not fill a last group of M stay."""
-    whole = scores.shape[-1] // structure.of * structure.of
-    groups = scores[..., :whole].reshape(*scores.shape[:-1], -1, structure.of)
+    groups = scores.reshape(*scores.shape[:-1], -1, structure.of)
     order = np.argsort(groups, axis=-1, kind="stable")
     mask = np.zeros(groups.shape, bool)
     np.put_along_axis(mask, order[..., : structure.of - structure.keep], True, axis=-1)
-    result = np.zeros(scores.shape, bool)
-    result[..., :whole] = mask.reshape(*scores.shape[:-1], whole)
-    return result
+    return mask.reshape(scores.shape)
 
 
 def _blocks(scores: Floats, sparsity: float, block: tuple[int, int]) -> Mask:

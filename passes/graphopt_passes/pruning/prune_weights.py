@@ -11,10 +11,11 @@ import numpy as np
 
 from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch
 from graphopt_passes.linear.error import OutputError
+from graphopt_passes.linear.judged import Judged, judged_by
 from graphopt_passes.linear.layer import Floats, LinearLayer, weight_rows
 from graphopt_passes.linear.least_squares import damped, solve_supported
-from graphopt_passes.linear.moments import LayerMoments
-from graphopt_passes.linear.sweeps import Sequential, plan_sweeps
+from graphopt_passes.linear.moments import LayerMoments, selection_of
+from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.pruning import _obs
 from graphopt_passes.pruning._shares import erk_shares, global_shares
 from graphopt_passes.pruning._sites import OPS, Site, find_sites
@@ -45,10 +46,11 @@ class PruneWeights(Pass):
     (`structure=4x1`). The share is that of each tensor, of each output (`scope=row`), or of all tensors
     together: competing by LAMP scores (`global`), or so that large layers get sparser (`erk`).
 
-    Refuses when: there is no data for what needs it; a layer is depthwise (unless `depthwise`); the weight
-    is an output, or has a reader that is not pruned; inputs are not finite, or an output has more than 8192
-    inputs (`obs`). Weights with several readers, and those of other operators than Conv, Gemm and MatMul, are
-    pruned by magnitude.
+    Refuses when: there is no data for what needs it; the inputs (in a convolution the channels of a group) do
+    not come in groups of M, so that no kernel could use the zeros; a layer is depthwise (unless
+    `depthwise`); the weight is an output, or has a reader that is not pruned; inputs are not finite, or an
+    output has more than 8192 inputs (`obs`). Weights with several readers, and those of other operators than
+    Conv, Gemm and MatMul, are pruned by magnitude.
     """
 
     name: ClassVar[str] = "prune-weights"
@@ -112,7 +114,7 @@ class PruneWeights(Pass):
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune the weights of one body."""
-        sites = [s for s in find_sites(graph, self.ops, self.depthwise) if self._share(s) is not None]
+        sites = [s for s in find_sites(graph, self.ops, self.depthwise) if self._is_wanted(graph, s)]
         if not sites:
             return
         how = self._how(graph, ctx)
@@ -129,6 +131,17 @@ class PruneWeights(Pass):
             else:
                 for site, score in zip(sites, self._scores(graph, ctx, sites, how), strict=True):
                     self._zero(graph, site, score, now[site.node], how)
+
+    def _is_wanted(self, graph: Rewriter, site: Site) -> bool:
+        """Whether the site is to be pruned and can be; what cannot be is refused."""
+        if self._share(site) is None:
+            return False
+        of = Structure.parse(self.structure).of
+        if of and (site.channels is None or site.channels % of):
+            had = "it has none" if site.channels is None else f"it has {site.channels}"
+            graph.refuse(site.node, f"structure={self.structure} needs inputs in groups of {of}, {had}")
+            return False
+        return True
 
     def _by_glob(self) -> dict[str, float]:
         """`sparsities` as globs and numbers."""
@@ -209,11 +222,6 @@ class PruneWeights(Pass):
         """Set the weights with the least scores to zero; the others stay."""
         now = site.rows(graph)
         structure = Structure.parse(self.structure)
-        if structure.of and site.node.op == "ConvTranspose":
-            graph.refuse(
-                site.node, f"the inputs of ConvTranspose do not lie as structure={self.structure} needs"
-            )
-            return
         if self.threshold is not None:
             gone = np.abs(now) <= self.threshold
         else:
@@ -231,8 +239,12 @@ class PruneWeights(Pass):
             if site.node not in found:
                 self._zero(graph, site, site.rows(graph) ** 2, shares[site.node], "magnitude")
         layers = [layer for s in found.values() if (layer := s.layer) is not None]
+        depth = depths(graph, [layer.node for layer in layers])
         for sweep in plan_sweeps(graph, layers, self.sequential):
-            watches = [_watch(layer, ctx, first) for layer, first in sweep]
+            watches = [
+                _watch(layer, ctx, judged_by(graph, layer, depth)) if first else _inputs(layer)
+                for layer, first in sweep
+            ]
             for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
                 try:
                     self._prune(graph, found[layer.node], layer, moments, shares[layer.node])
@@ -282,11 +294,13 @@ def _inputs(layer: LinearLayer) -> Watch:
     return Watch(LayerMoments(layer.unfolding), student=(layer.node.inputs[layer.data_slot],))
 
 
-def _watch(layer: LinearLayer, ctx: PassContext, first: bool) -> Watch:
-    """What to observe: outputs as well where all layers before this one are done."""
-    y = layer.node.outputs[0]
-    twin = ctx.teacher.tensor(y)
-    if not first or twin is None:
+def _watch(layer: LinearLayer, ctx: PassContext, output: Judged) -> Watch:
+    """What to observe of a layer before which all others are done: the outputs as well."""
+    if ctx.teacher.tensor(output.tensor) is None:
+        output = Judged(layer.node.outputs[0])
+    twin = ctx.teacher.tensor(output.tensor)
+    if twin is None:
         return _inputs(layer)
     x = layer.node.inputs[layer.data_slot]
-    return Watch(LayerMoments(layer.unfolding), student=(x, y), teacher=(twin,))
+    moments = LayerMoments(layer.unfolding, selection_of(ctx, output.tensor))
+    return Watch(moments, student=(x, output.tensor), teacher=(twin,))
