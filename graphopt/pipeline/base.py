@@ -109,6 +109,7 @@ class PassContext:
     budget: Budget | None = None
     ranges: Any = None
     snapshot: Teacher | None = None
+    float_snapshot: Teacher | None = None
 
     @property
     def has_data(self) -> bool:
@@ -121,12 +122,20 @@ class PassContext:
         assert self.snapshot is not None, "a pass that is not LOSSY asked for the teacher"
         return self.snapshot
 
-    def observe(self, graph: GraphView, watches: Sequence[Watch]) -> list[Any]:
+    @property
+    def reference(self) -> Teacher:
+        """The float model that is quantized: the teacher, or what pruning and the like have made of it."""
+        return self.float_snapshot or self.teacher
+
+    def observe(
+        self, graph: GraphView, watches: Sequence[Watch], teacher: Teacher | None = None
+    ) -> list[Any]:
         """Accumulate statistics of tensors over the calibration data.
 
         Args:
             graph: a body of the model, which is run as it now stands: an open site is part of it.
             watches: what to accumulate, of which tensors.
+            teacher: whose tensors `Watch.teacher` are; `self.teacher` by default.
 
         Returns:
             For each watch its statistic, filled; objects of the class of `watch.statistic`.
@@ -135,15 +144,16 @@ class PassContext:
             UserError: there is no data.
         """
         names: list[Request] = []
+        source = teacher or self.snapshot
         for watch in watches:
-            teachers = (self.teacher.tensor(t) or t for t in watch.teacher)
+            teachers = ((source.tensor(t) if source else None) or t for t in watch.teacher)
             names.append(
                 Request(
                     watch.statistic, tuple(t.name for t in watch.student), tuple(t.name for t in teachers)
                 )
             )
-        teacher = self.snapshot.model if any(r.teacher for r in names) and self.snapshot else None
-        return self._services().observe(graph.snapshot(), teacher, names)
+        model = source.model if any(r.teacher for r in names) and source else None
+        return self._services().observe(graph.snapshot(), model, names)
 
     def score(self, graph: GraphView, samples: int | None = None) -> Score:
         """How close the model as it now stands is to the teacher, on calibration data.
@@ -198,11 +208,14 @@ class Pass(abc.ABC):
         name: what users call it.
         numerics: how far it may move the numbers.
         uses_data: it may ask for statistics of the user's data although it is not LOSSY.
+        quantizes: it turns a float model into one of integers, or works on such a model: it may ask for the
+            model as it was before the first of these passes (`PassContext.reference`).
     """
 
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
     uses_data: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Rewriter, ctx: PassContext) -> None:

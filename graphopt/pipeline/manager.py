@@ -158,6 +158,7 @@ class _Runner:
         self.last_run: dict[Pass, int] = {}
         self.between: dict[int, Model] = {}
         self.was_lossy = False
+        self.other_lossy = False  # a pass that moves the numbers and does not quantize has run
 
     def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -214,3 +215,6 @@ class _Runner:
         elif lossy != self.was_lossy and applied not in self.between:
             self.between[applied] = self.state.finish().copy()
         self.was_lossy = lossy
+        if item.quantizes and self.ctx.float_snapshot is None:
+            self.ctx.float_snapshot = Teacher(self.state) if self.other_lossy else self.ctx.snapshot
+        self.other_lossy |= lossy and not item.quantizes

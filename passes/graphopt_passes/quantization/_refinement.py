@@ -98,6 +98,8 @@ def refine(
     old = layer.to_rows(integers).astype(np.float64)
     now = lattice.values(old)
     floats = layer.to_rows(wanted).astype(np.float64)
+    if (floats == 0).any():
+        lattice = replace(lattice, pinned=(floats == 0) & (now == 0))
     _check_same_layer(now, floats)
     if damping is None:
         damping, toward = _cross_validated(moments, lattice, now, floats, shift)
@@ -140,7 +142,8 @@ def _cross_validated(
     """
     rows = slice(None, None, -(-now.shape[1] // _JUDGED_ROWS))
     now, floats = now[:, rows], floats[:, rows]
-    lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows])
+    pinned = None if lattice.pinned is None else lattice.pinned[:, rows]
+    lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows], pinned=pinned)
     halves = [OutputError(half.of_rows(rows), now, floats, shift) for half in moments.halves if half.count]
     if len(halves) < 2:
         return GPTQ_DAMPING, False

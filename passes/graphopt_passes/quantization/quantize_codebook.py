@@ -57,6 +57,7 @@ class QuantizeCodebook(Pass):
 
     name: ClassVar[str] = "quantize-codebook"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     kind: Kind = field(default="kmeans", metadata={"help": "which values may be used"})
     bits: int = field(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +24,26 @@ class Lattice:
         scale: positive; broadcasts to (G, N, K): its last axis has length K, or 1 for one scale per row.
         zero: code of 0, of the shape of `scale`.
         low, high: least and largest code.
+        pinned: (G, N, K): weights that must stay 0 because they were pruned; None for none.
     """
 
     scale: Floats
     zero: Floats
     low: int
     high: int
+    pinned: Mask | None = None
 
     def nearest(self, values: Floats) -> Floats:
         """Codes, as float64, of the values nearest to `values`: rounding half to even, saturating."""
-        return np.clip(np.rint(values / self.scale) + self.zero, self.low, self.high)
+        return self.pin(np.clip(np.rint(values / self.scale) + self.zero, self.low, self.high))
 
     def floor(self, values: Floats) -> Floats:
         """Codes, as float64, of the values at or below `values`, saturating."""
-        return np.clip(np.floor(values / self.scale) + self.zero, self.low, self.high)
+        return self.pin(np.clip(np.floor(values / self.scale) + self.zero, self.low, self.high))
+
+    def pin(self, codes: Floats) -> Floats:
+        """`codes` with those of pinned weights standing for 0."""
+        return codes if self.pinned is None else np.where(self.pinned, self.zero, codes)
 
     def values(self, codes: Floats) -> Floats:
         """What codes stand for."""
@@ -45,17 +52,22 @@ class Lattice:
 
     def columns(self, at: slice) -> Lattice:
         """The lattice of some columns, contiguous ones."""
+        pinned = None if self.pinned is None else self.pinned[..., at]
         if self.scale.shape[-1] == 1:
-            return self
-        return replace(self, scale=self.scale[..., at], zero=self.zero[..., at])
+            return self if pinned is None else replace(self, pinned=pinned)
+        return replace(self, scale=self.scale[..., at], zero=self.zero[..., at], pinned=pinned)
 
     def reordered(self, order: NDArray[Any]) -> Lattice:
         """The lattice with the columns of each group permuted; `order`: (G, K)."""
-        if self.scale.shape[-1] == 1:
-            return self
         at = order[:, None, :]
+        pinned = None if self.pinned is None else np.take_along_axis(self.pinned, at, -1)
+        if self.scale.shape[-1] == 1:
+            return self if pinned is None else replace(self, pinned=pinned)
         return replace(
-            self, scale=np.take_along_axis(self.scale, at, -1), zero=np.take_along_axis(self.zero, at, -1)
+            self,
+            scale=np.take_along_axis(self.scale, at, -1),
+            zero=np.take_along_axis(self.zero, at, -1),
+            pinned=pinned,
         )
 
 
