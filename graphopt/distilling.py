@@ -11,6 +11,8 @@ from graphopt import api, lossy
 from graphopt.budget import Score
 from graphopt.distillation.lesson import Lesson, MatchBy
 from graphopt.distillation.ports import aligned
+from graphopt.distillation.torch_run import Interpreter, check_same, needs_torch
+from graphopt.distillation.torch_run import fine_tune as descend
 from graphopt.errors import UserError
 from graphopt.model import Model
 from graphopt.pipeline.instruments import Progress
@@ -92,6 +94,8 @@ def distill(
         )
     if fine_tune < 0 or learning_rate <= 0:
         raise UserError("--fine-tune takes a number of epochs, and --learning-rate is above 0")
+    if fine_tune:
+        needs_torch()
     tell = progress or (lambda stage, detail: None)
     tell("load", "teacher and student")
     original = api.load(teacher, trust_external_paths=trust_external_paths)
@@ -116,7 +120,7 @@ def distill(
     run = execute(pupil, registry.resolve(PASSES), settings, instruments=[Progress(tell)])
     after = services.held_back_score(run.model, reference)
     if fine_tune:
-        after = _fine_tuned(run.model, reference, services, fine_tune, learning_rate, after, tell)
+        after = _fine_tuned(run.model, reference, services, fine_tune, learning_rate, tell)
     return Distilled(run.model, _report(run, lesson, before, after, services, fine_tune))
 
 
@@ -126,10 +130,20 @@ def _fine_tuned(
     services: CalibrationService,
     epochs: int,
     learning_rate: float,
-    before: Score,
     tell: api.Tell,
 ) -> Score:
-    raise UserError("fine-tuning needs torch", fix="pip install 'graphopt[torch]'")
+    """The score after gradient descent; `model` is changed in place if that helps."""
+    for feeds, expected in services.pairs(model, model):
+        check_same(Interpreter(model), feeds, expected)
+        break
+    descend(
+        model,
+        lambda: services.pairs(model, reference),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        tell=lambda detail: tell("fine-tune", detail),
+    )
+    return services.held_back_score(model, reference)
 
 
 def _report(

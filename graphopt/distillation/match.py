@@ -16,7 +16,7 @@ from graphopt.distillation.similarity import Floats, Samples, similarities
 How = Literal["map", "name", "output", "correlation"]
 
 # What standing at the same part of the depth counts beside the similarity, and another kind of tensor.
-_DEPTH: Final = 0.25
+_DEPTH: Final = 0.5
 _OTHER_KIND: Final = 0.1
 # Ways to be certain outweigh any similarity.
 _CERTAIN: Final = 1e3
