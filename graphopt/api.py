@@ -21,6 +21,7 @@ from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
 from graphopt.pipeline.manager import Settings, flatten, without
 from graphopt.pipeline.registry import Fixpoint, Step, installed
 from graphopt.pipeline.reproducer import folder_name, write_reproducer
+from graphopt.pipeline.requests import check_requests
 from graphopt.pipeline.spec import Spec
 from graphopt.pipeline.targets import get_target
 from graphopt.pipeline.transaction import Guilt, Transaction
@@ -181,6 +182,7 @@ def run(
     )
     clock.lap("load")
     with memory_limited(memory_limit):
+        check_requests(steps, original, settings)
         judge = None
         if verify != "off":
             tell("reference", "running the original")

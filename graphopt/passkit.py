@@ -15,6 +15,7 @@ from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Ten
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
 from graphopt.pipeline.base import Limits, NodePass, Numerics, Pass, PassContext, PatternPass, Watch
+from graphopt.pipeline.select import is_selected, select_nodes
 from graphopt.pipeline.targets import Target
 
 __all__ = [
@@ -50,5 +51,7 @@ __all__ = [
     "UserError",
     "Variable",
     "Watch",
+    "is_selected",
     "reads",
+    "select_nodes",
 ]

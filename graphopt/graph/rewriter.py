@@ -9,9 +9,11 @@ from typing import Any, overload
 import numpy as np
 
 from graphopt.errors import RefusedRewrite
+from graphopt.graph.dims import Dim
 from graphopt.graph.inline import inline_branch
 from graphopt.graph.opset import raised_opset
 from graphopt.graph.prune import prune_function, prune_opset_import
+from graphopt.graph.resize import resize
 from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
 
@@ -374,6 +376,14 @@ class Rewriter(GraphView):
         """
         with raised_opset(self._state, version, why) as bodies:
             yield [(Rewriter(self._state, body), old) for body, old in bodies]
+
+    def resize(self, shapes: Mapping[Tensor, tuple[Dim, ...]]) -> None:
+        """State the shapes that tensors have since the edits of this site; stale facts follow.
+
+        Raises:
+            RefusedRewrite: inference does not confirm them, or the size of another tensor would change.
+        """
+        resize(self._state, self.body, shapes)
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.

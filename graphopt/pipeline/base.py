@@ -228,6 +228,25 @@ class Pass(abc.ABC):
         """
         return 0
 
+    def needs_data(self) -> bool:
+        """Whether it can do nothing without the user's data; then a run without it is refused at once."""
+        return False
+
+    def globs(self) -> tuple[str, ...]:
+        """Globs over names of nodes in its options. One that matches no name in the model is refused."""
+        return ()
+
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:  # noqa: B027 most have none
+        """Refuse, by a UserError, what cannot be done to this model. Called once, before any pass runs.
+
+        For requests that the options alone do not show to be impossible, such as a budget below what is
+        left when all is gone. Other passes may still change the model before this one runs.
+
+        Args:
+            bodies: views of all bodies of the model that came in; the main graph is last.
+            ctx: target, limits, budget, and whether there is data.
+        """
+
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring."""

@@ -56,6 +56,17 @@ class Settings:
     ranges: Any = None
     teacher: Callable[[GraphState, PassContext], Teacher] | None = None
 
+    def context(self) -> PassContext:
+        """What passes may ask for; a new one for every run."""
+        return PassContext(
+            self.target,
+            self.limits,
+            self.evaluator,
+            services=self.services,
+            budget=self.budget,
+            ranges=self.ranges,
+        )
+
     def check_deadline(self) -> None:
         """Raise UserError if the time is up."""
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -132,15 +143,8 @@ def execute(
     """
     journal = Journal(limit=limit, skip=skip)
     state = GraphState(model, infer(model), journal, settings.keep)
-    ctx = PassContext(
-        settings.target,
-        settings.limits,
-        settings.evaluator,
-        services=settings.services,
-        budget=settings.budget,
-        ranges=settings.ranges,
-    )
     timing = Timing()
+    ctx = settings.context()
     runner = _Runner(state, ctx, settings, [timing, CheckStructure(), *instruments])
     runner.run(steps)
     for instrument in runner.instruments:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch
+from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch, is_selected
 from graphopt_passes.distillation._fit import fit_layer, fit_lines, fitted_words
 from graphopt_passes.distillation._targets import (
     Bias,
@@ -81,6 +80,14 @@ class DistillLayers(Pass):
         if self.damping is not None and not self.damping >= 0:
             raise ValueError(f"damping must not be negative, not {self.damping:g}")
 
+    def needs_data(self) -> bool:
+        """It learns from nothing else."""
+        return True
+
+    def globs(self) -> tuple[str, ...]:
+        """Names of layers."""
+        return self.layers
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Fit the layers of one body, in order."""
         fits = self._fits(graph, ctx)
@@ -145,8 +152,7 @@ class DistillLayers(Pass):
         return fits
 
     def _is_wanted(self, node: Node) -> bool:
-        names = (node.name, *(t.name for t in node.outputs))
-        return not self.layers or any(fnmatch.fnmatchcase(n, g) for n in names for g in self.layers)
+        return is_selected(node, self.layers)
 
     def _watch(self, fit: _Fit, ctx: PassContext) -> Watch:
         y = fit.output.tensor

@@ -131,16 +131,17 @@ def _sparse_gpt(hessian: Floats, weights: Floats, sparsity: float, structure: St
     left = weights.copy()
     columns = left.shape[1]
     mask = np.zeros(left.shape, bool)
-    size = _BLOCK
-    for unit in (structure.of, structure.block[1]):
-        size = -(-size // unit) * unit if unit else size
+    # N of M are chosen when a group is reached, everything before it being made up for; others by the block.
+    chosen = structure.of or -(-_BLOCK // structure.block[1]) * structure.block[1]
+    size = -(-_BLOCK // chosen) * chosen
     for start in range(0, columns, size):
         stop = min(start + size, columns)
-        pivots = np.diagonal(factor)[start:stop]
-        costs = (left[:, start:stop] / pivots) ** 2
-        mask[:, start:stop] = removed(costs[None], sparsity, structure)[0]
         errors = np.zeros((len(left), stop - start))
         for k in range(start, stop):
+            if (k - start) % chosen == 0:
+                at = slice(k, min(k + chosen, stop))
+                costs = (left[:, at] / np.diagonal(factor)[at]) ** 2
+                mask[:, at] = removed(costs[None], sparsity, structure)[0]
             error = np.where(mask[:, k], left[:, k], 0.0) / factor[k, k]
             errors[:, k - start] = error
             left[:, k:stop] -= error[:, None] * factor[k, k:stop]

@@ -112,6 +112,14 @@ class PruneWeights(Pass):
         if self.steps < 1 or self.damping <= 0:
             raise ValueError("steps must be at least 1 and damping above 0")
 
+    def needs_data(self) -> bool:
+        """Whether what a weight matters is said to be measured."""
+        return self.importance in ("wanda", "obs")
+
+    def globs(self) -> tuple[str, ...]:
+        """Names of layers."""
+        return (*self.layers, *self._by_glob())
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune the weights of one body."""
         sites = [s for s in find_sites(graph, self.ops, self.depthwise) if self._is_wanted(graph, s)]
