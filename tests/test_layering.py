@@ -60,6 +60,8 @@ ALLOWED: dict[str, set[str]] = {
         "calibration",
         "quantization",
     },
+    "distillation": PIPELINE,
+    "distilling": {*PIPELINE, "api", "lossy", "distillation", "report", "calibration"},
     "exploring": {*PIPELINE, "api", "lossy"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
@@ -70,11 +72,12 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "api",
         "exploring",
+        "distilling",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "exploring", "report.document", "validation"},
+    "": {"errors", "budget", "model", "api", "distilling", "exploring", "report.document", "validation"},
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.graph.cost import CostModel
 from graphopt.graph.dims import Dim
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use, is_function_call
@@ -147,6 +148,11 @@ class GraphView:
         if slot < len(node.outputs) and node.outputs[slot].name:
             return node.outputs[slot]
         return None
+
+    def flops(self) -> int:
+        """Arithmetic operations of the body's nodes, as far as shapes tell; a symbolic dim counts as 1."""
+        model = CostModel(self._state.facts, {})
+        return sum(model.flops(node) or 0 for node in self.nodes())
 
     # -- tensors ---------------------------------------------------------------------------------
 
