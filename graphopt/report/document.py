@@ -266,6 +266,39 @@ class SparsityReport:
 
 
 @dataclass(frozen=True)
+class StageReport:
+    """What one stage of a recipe came to. Ratios are to the original: below 1, the stage left less.
+
+    Attributes:
+        name: the stage.
+        passes: its passes, as the recipe has them.
+        verdict: "passed" its gate; "measured", without one; "failed", and the run ended there; "skipped":
+            failed, and undone; "warned": failed, and stays; "not reached".
+        gate: what was asked for, in words.
+        misses: what of that is not kept, in words.
+        rewrites: how many sites its passes rewrote.
+        sqnr_db, cosine: of the worst float output, on the held-back samples; None without data.
+        metrics: the user's task metrics.
+        size_ratio: bytes of the file.
+        latency_ratio: time of a run, paired, one thread; None without data.
+        seconds: wall time of the passes.
+    """
+
+    name: str
+    passes: str
+    verdict: Literal["passed", "measured", "failed", "skipped", "warned", "not reached"] = "measured"
+    gate: tuple[str, ...] = ()
+    misses: tuple[str, ...] = ()
+    rewrites: int = 0
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    metrics: tuple[MetricRow, ...] = ()
+    size_ratio: float | None = None
+    latency_ratio: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class FloatNode:
     """A node that could have been quantized and was left, or put back, in float."""
 
@@ -303,6 +336,8 @@ class RunReport:
         sparsity: of results with many zeros, how many; None for others.
         left_float: what could have been quantized and was not.
         exploration: what the search for a mixture of precisions measured; None where there was none.
+        recipe: name of the recipe that was run, "" for none.
+        stages: what its stages came to.
     """
 
     input: FileInfo
@@ -326,6 +361,8 @@ class RunReport:
     sparsity: SparsityReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
+    recipe: str = ""
+    stages: tuple[StageReport, ...] = ()
 
     @property
     def writable(self) -> bool:
