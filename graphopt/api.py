@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt import collector, lossy, staging, summary
 from graphopt.errors import UserError
+from graphopt.graph.sparsity import sparsity
 from graphopt.graph.stats import model_stats
 from graphopt.memory import memory_limited
 from graphopt.model import Model
@@ -259,6 +260,7 @@ def run(
         versions=summary.versions(),
         accuracy=measured.accuracy,
         latency=measured.latency,
+        sparsity=sparsity(outcome.run.model) if moving else None,
         left_float=lossy.left_float(outcome.run) if moving else (),
         exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphopt.graph.journal import Change, Journal
 from graphopt.graph.text import dtype_text
-from graphopt.pipeline.base import Pass
+from graphopt.pipeline.base import Numerics, Pass
 from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
 from graphopt.pipeline.spec import format_value
@@ -25,6 +25,7 @@ from graphopt.report.document import (
     OutputRow,
     PassReport,
     Refusal,
+    Rewrite,
     RunReport,
 )
 
@@ -95,6 +96,10 @@ def pass_reports(
                 nodes_added=sum(len(c.added) for c in changes),
                 seconds=timing.seconds.get(item, 0.0),
                 rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
+                changes=tuple(
+                    Rewrite(c.key.anchor, c.why) for c in changes if item.numerics is Numerics.LOSSY
+                ),
+                remark=str(outcome.run.notes.get(("remark", item), "")),
             )
         )
     return tuple(rows)

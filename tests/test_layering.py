@@ -63,6 +63,8 @@ ALLOWED: dict[str, set[str]] = {
         "calibration",
         "quantization",
     },
+    "distillation": PIPELINE,
+    "distilling": {*PIPELINE, "api", "lossy", "distillation", "report", "calibration"},
     "exploring": {*PIPELINE, "api", "lossy"},
     "surveying": {*PIPELINE, "api", "lossy", "calibration"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
@@ -75,11 +77,22 @@ ALLOWED: dict[str, set[str]] = {
         "api",
         "exploring",
         "surveying",
+        "distilling",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "exploring", "surveying", "report.document", "validation"},
+    "": {
+        "errors",
+        "budget",
+        "model",
+        "api",
+        "exploring",
+        "surveying",
+        "report.document",
+        "validation",
+        "distilling",
+    },
 }
 
 

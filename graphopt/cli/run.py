@@ -203,10 +203,21 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
         output = Path(args.output)
     else:
         output = source.with_name(f"{source.stem}.opt.onnx")
+    return checked_output(output, source, in_place=args.in_place)
+
+
+def checked_output(output: Path, source: Path, *, in_place: bool = False) -> Path:
+    """`output`, where a model can be written. Raises UserError if not.
+
+    Args:
+        output: the file.
+        source: the input, which it must not be unless `in_place`.
+        in_place: the user asked for that.
+    """
     where = str(output)
     if output.is_dir():
         raise UserError("the output is a folder", where=where, fix="give a file name, as in: -o out.onnx")
-    if not args.in_place and output.suffix.lower() not in _SUFFIXES:
+    if not in_place and output.suffix.lower() not in _SUFFIXES:
         extension = (
             f"the output's extension is {output.suffix!r}" if output.suffix else "the output has no extension"
         )
@@ -215,7 +226,7 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
             where=where,
             fix=f"call it {output.with_suffix('.onnx').name}",
         )
-    if not args.in_place and output.exists() and source.exists() and output.samefile(source):
+    if not in_place and output.exists() and source.exists() and output.samefile(source):
         raise UserError("the output is the input", where=where, fix="say --in-place if that is what you want")
     folder = output.resolve().parent
     if not folder.is_dir():

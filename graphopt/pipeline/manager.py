@@ -8,7 +8,7 @@ journal's `limit` and `skip`.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Settings:
         services: runs models on the user's data; None where there is none.
         budget: what passes that move the numbers have to keep, None: only measured.
         ranges: activation ranges that the user handed in.
+        teacher: makes the teacher of passes that move the numbers; None: the model before the first of them.
     """
 
     target: Target
@@ -53,6 +54,7 @@ class Settings:
     services: Services | None = None
     budget: Budget | None = None
     ranges: Any = None
+    teacher: Callable[[GraphState, PassContext], Teacher] | None = None
 
     def context(self) -> PassContext:
         """What passes may ask for; a new one for every run."""
@@ -228,8 +230,12 @@ class _Runner:
         """Keep the model where the passes turn LOSSY, or turn from that: each side is proven by itself."""
         lossy = item.numerics is Numerics.LOSSY
         if lossy and self.ctx.snapshot is None:
-            self.ctx.snapshot = Teacher(self.state)
-            self.between[applied] = self.ctx.snapshot.model
+            if self.settings.teacher is not None:
+                self.ctx.snapshot = self.settings.teacher(self.state, self.ctx)
+                self.between[applied] = self.state.finish().copy()
+            else:
+                self.ctx.snapshot = Teacher(self.state)
+                self.between[applied] = self.ctx.snapshot.model
         elif lossy != self.was_lossy and applied not in self.between:
             self.between[applied] = self.state.finish().copy()
         self.was_lossy = lossy

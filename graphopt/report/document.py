@@ -79,6 +79,19 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """A rewrite of a pass that moves the numbers.
+
+    Attributes:
+        node: name of the node that it was made at.
+        why: the rewrite in words, with figures where the pass knows some.
+    """
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
 class PassReport:
     """What one pass did, all its runs in a fixpoint group taken together.
 
@@ -93,6 +106,8 @@ class PassReport:
         seconds: wall time.
         rolled_back_sites: sites undone because the result was wrong with them.
         skipped: why the pass did not run at all, "" if it ran.
+        changes: its rewrites one by one, if it is LOSSY.
+        remark: what the pass says of its rewrites together, or "".
     """
 
     name: str
@@ -105,6 +120,8 @@ class PassReport:
     seconds: float = 0.0
     rolled_back_sites: int = 0
     skipped: str = ""
+    changes: tuple[Rewrite, ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,6 +232,40 @@ class LatencyReport:
 
 
 @dataclass(frozen=True)
+class SparseTensor:
+    """How much of one weight is zero.
+
+    Attributes:
+        name: of the initializer.
+        weights: number of elements.
+        zeros: how many of them are zero.
+    """
+
+    name: str
+    weights: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How much of the weights is zero, of all matrices and filters together.
+
+    Attributes:
+        weights: number of elements, of floats and of integers that stand for them.
+        zeros: how many of them are zero.
+        bytes: what they take as they are stored.
+        packed_bytes: what they would take as one bit per element and the elements that are not zero.
+        tensors: each of them.
+    """
+
+    weights: int
+    zeros: int
+    bytes: int
+    packed_bytes: int
+    tensors: tuple[SparseTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class StageReport:
     """What one stage of a recipe came to. Ratios are to the original: below 1, the stage left less.
 
@@ -282,6 +333,7 @@ class RunReport:
         versions: graphopt, onnx, onnxruntime, ... -> version.
         accuracy: for results that move the numbers, how far.
         latency: for such results, what they gain; None where it was not measured.
+        sparsity: of results with many zeros, how many; None for others.
         left_float: what could have been quantized and was not.
         exploration: what the search for a mixture of precisions measured; None where there was none.
         recipe: name of the recipe that was run, "" for none.
@@ -306,6 +358,7 @@ class RunReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     accuracy: AccuracyReport | None = None
     latency: LatencyReport | None = None
+    sparsity: SparsityReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
     recipe: str = ""
