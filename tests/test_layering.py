@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         "exploring",
         "surveying",
         "distilling",
+        "distillation",
         "calibration",
         "quantization",
     },
