@@ -178,7 +178,8 @@ class _Bench:
         """What the pass says its parts are."""
         if type(item).parts is Pass.parts:
             return []
-        state = GraphState(self.base.copy(), infer(self.base), Journal(), self.settings.keep)
+        scratch = self.base.copy()
+        state = GraphState(scratch, infer(scratch), Journal(), self.settings.keep)
         ctx, found = self.settings.context(), []
         for body in state.live_bodies():
             for part in item.parts(Rewriter(state, body), ctx):
@@ -190,7 +191,7 @@ class _Bench:
         self, item: Pass, everything: Execution
     ) -> list[tuple[SiteKey, str, str, Pass, frozenset[SiteKey]]]:
         """The places that it rewrites, each with all others withheld."""
-        state = GraphState(self.base.copy(), infer(self.base))
+        state = GraphState(self.base, infer(self.base))
         names = {
             (state.label(body), next((t.name for t in node.outputs if t.name), "")): node
             for body in state.live_bodies()

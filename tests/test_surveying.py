@@ -189,3 +189,15 @@ def test_weights_are_pruned_one_by_one(scope: str) -> None:
     text = f'prune-weights{{sparsity=0.5 scope={scope} importance=magnitude sparsities=["second=0.25"]}}'
     found = graphopt.survey(parse(TWO), text, data=data())
     assert {e.node: e.parameters for e in found.layers} == {"first": 8, "second": 4}
+
+
+def test_blocks_that_can_be_left_out_are_measured_also_beyond_the_count() -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 4] z) <float[4, 4] w = {W}, float[4, 4] v = {W}> {{
+        a = MatMul(x, w)  p = Relu(a)  [one] s = Add(x, p)
+        b = MatMul(s, v)  q = Tanh(b)  [two] z = Add(s, q)
+    }}"""
+    found = graphopt.survey(parse(text), "drop-layers{count=1}", data=data())
+    assert {e.node for e in found.layers} == {"one", "two"}
+    assert all(e.bytes == 64 for e in (*found.layers, found.together))
+    assert found.together.score == max((e.score for e in found.layers), key=lambda s: s.sqnr_db)

@@ -73,7 +73,7 @@ def _sweep(found: Survey, console: Console, *, verbose: bool) -> None:
     shown = found.layers if verbose else found.layers[:_MAX_ROWS]
     for effect in (*shown, found.together):
         rows.add_row(_label(effect), *(_sqnr(_at(s.layers, s.together, effect)) for s in found.sweep))
-    rows.add_row("saves, all layers", *(size(s.together.packed_bytes) for s in found.sweep))
+    rows.add_row("saves, whole pass", *(size(s.together.packed_bytes) for s in found.sweep))
     show(console, rows)
 
 
@@ -110,7 +110,9 @@ def svg(found: Survey, title: str) -> str:
         ]
         values = [s.value for s in found.sweep]
         panels.append(
-            plot.curves("The layers that cost most, and all", values, series, found.option, "SQNR, dB")
+            plot.curves(
+                "The layers that cost most, and the whole pass", values, series, found.option, "SQNR, dB"
+            )
         )
     return plot.document(panels, title)
 
@@ -127,7 +129,7 @@ def _at(layers: Sequence[Effect], together: Effect, like: Effect) -> float:
 
 def _label(effect: Effect) -> str:
     if not effect.node:
-        return "all layers"
+        return "whole pass"
     return clean(f"{effect.body}: {effect.node}" if effect.body else effect.node)
 
 

@@ -79,13 +79,13 @@ def test_any_pass_that_moves_the_numbers(cli: Cli, tmp_path: Path, monkeypatch: 
     code, out, err = cli(*words, "--plot", chart, "-v")
     assert code == 0, err
     assert "/classify/Gemm" in out
-    assert "all layers" in out
+    assert "whole pass" in out
     assert "SQNR dB by bits" in out
     assert "measured: quantize-weights{bits=4}, on 56 held-back samples" in out
     assert "layer: 1 of 9: " in err
     texts = [t.text for t in ET.parse(chart).iter("{http://www.w3.org/2000/svg}text")]
     assert "/classify/Gemm" in texts
-    assert "The layers that cost most, and all" in texts
+    assert "The layers that cost most, and the whole pass" in texts
 
 
 def test_json_of_layers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

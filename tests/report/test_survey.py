@@ -40,7 +40,7 @@ def test_costs_per_byte_are_bars_on_a_logarithmic_scale() -> None:
     assert rows["/a"][-2:] == ["100", "#"]
     assert len(rows["/b"][-1]) in (5, 6)
     assert rows["/c"][-2:] == ["1e+04", "#" * 10]
-    assert "all layers" in text
+    assert "whole pass" in text
     assert "before: 10,000 parameters, 40.0 kB of weights" in text
     assert "measured: shrink, on 8 held-back samples" in text
     for absent in ("without zeros", "less work", "latency", "left out"):
@@ -81,14 +81,14 @@ def test_a_sweep_is_a_column_per_value(swept: Survey) -> None:
     rows = [line.split() for line in printed(swept).splitlines()]
     assert ["/a", "40.0", "15.0"] in rows
     assert ["/b<&>", "-", "20.0"] in rows  # it did not change with the first value
-    assert ["all", "layers", "35.0", "10.0"] in rows
+    assert ["whole", "pass", "35.0", "10.0"] in rows
 
 
 def test_the_chart_is_well_formed(swept: Survey) -> None:
     root = ET.fromstring(svg(swept, "a <model>"))
     texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "/b<&>" in texts
-    assert "The layers that cost most, and all" in texts
+    assert "The layers that cost most, and the whole pass" in texts
     lines = [p.get("points", "").split() for p in root.iter("{http://www.w3.org/2000/svg}polyline")]
     assert sorted(map(len, lines)) == [1, 2, 2]
 
