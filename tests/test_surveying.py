@@ -201,3 +201,13 @@ def test_blocks_that_can_be_left_out_are_measured_also_beyond_the_count() -> Non
     assert {e.node for e in found.layers} == {"one", "two"}
     assert all(e.bytes == 64 for e in (*found.layers, found.together))
     assert found.together.score == max((e.score for e in found.layers), key=lambda s: s.sqnr_db)
+
+
+def test_a_share_that_rounds_to_no_channel_is_no_crash() -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 4] z) <float[4, 4] w = {W}, float[4, 4] v = {W}> {{
+        h = MatMul(x, w)  r = Relu(h)  z = MatMul(r, v)
+    }}"""
+    with pytest.raises(UserError, match="prune-channels finds nothing to change") as raised:
+        graphopt.survey(parse(text), "prune-channels{ratio=0.01}", data=data())
+    assert "are to be kept" in (raised.value.fix or "")
