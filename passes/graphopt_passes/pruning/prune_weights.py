@@ -25,7 +25,7 @@ from graphopt_passes.linear.error import OutputError
 from graphopt_passes.linear.judged import Judged, judged_by
 from graphopt_passes.linear.layer import Floats, LinearLayer, weight_rows
 from graphopt_passes.linear.least_squares import damped, solve_supported
-from graphopt_passes.linear.moments import LayerMoments, selection_of
+from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.pruning import _obs
 from graphopt_passes.pruning._shares import erk_shares, global_shares
@@ -331,9 +331,9 @@ def _inputs(layer: LinearLayer) -> Watch:
 
 def _watch(layer: LinearLayer, ctx: PassContext, output: Judged) -> Watch:
     """What to observe of a layer before which all others are done: the outputs as well."""
-    if ctx.teacher.tensor(output.tensor) is None:
+    if twin_of(ctx, output.tensor) is None:
         output = Judged(layer.node.outputs[0])
-    twin = ctx.teacher.tensor(output.tensor)
+    twin = twin_of(ctx, output.tensor)
     if twin is None:
         return _inputs(layer)
     x = layer.node.inputs[layer.data_slot]
