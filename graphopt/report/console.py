@@ -42,6 +42,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
         verbose: leave nothing out: all passes, all outputs, versions, times by stage.
     """
     from graphopt.report.accuracy import accuracy
+    from graphopt.report.stages import stages
 
     verdict(report.verdict, report.verdict_reason or _default_reason(report), console)
     for culprit in report.culprits:
@@ -53,6 +54,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     if explain:
         _refusals(report, console)
     outputs(report.outputs, report.probes, console, verbose=verbose, said=report.verdict_reason)
+    stages(report, console)
     accuracy(report, console, verbose=verbose)
     for warning in report.warnings:
         line(console, "warning", clean(warning), "yellow")
