@@ -10,10 +10,13 @@ from typing import ClassVar
 from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter, UserError
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
-from graphopt_passes.pruning._channels.groups import Group, find_groups
+from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
 from graphopt_passes.pruning._channels.importance import Importance
 from graphopt_passes.pruning._channels.plan import Budget, Planner, Scope
 from graphopt_passes.pruning._channels.rules import MAKERS, RULES
+
+# Multiplications per sample of models in which what each group matters to the outputs is measured.
+_MEASURABLE = 10**9
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class PruneChannels(Pass):
     surgeon's error of a block of columns after refitting the others, one block after another with exact
     downdates of the inverse Hessian (Kurtic et al., "ZipLM", arXiv:2302.04089). Groups are pruned in the
     order of the graph, each on the inputs that the pruned model gives its readers.
+
+    Amounts: the same share of every group (`scope=uniform`), or what is cheapest (`global`): each group is
+    pruned alone, and the noise measured at the outputs is weighed against what its units save.
 
     Leaves alone, with a reason: channels of graph inputs and outputs; what is normalized, reduced or
     concatenated so that removing one channel changes others (LayerNormalization, Softmax, GroupNormalization,
@@ -61,11 +67,18 @@ class PruneChannels(Pass):
         metadata={"help": "instead of a ratio: remove channels whose mean magnitude |o_i| is below this"},
     )
     scope: Scope = field(
-        default="uniform", metadata={"help": "the same share of every group, or the cheapest of all groups"}
+        default="auto",
+        metadata={
+            "help": "the same share of every group, or the cheapest of all groups; auto: global with data, "
+            "in models of up to 10^9 multiplications per sample"
+        },
     )
     multiple: int = field(
         default=0,
-        metadata={"help": "round kept channels up to multiples; 0: 16 (heads: 1), as CPU kernels like them"},
+        metadata={
+            "help": "round kept channels up to multiples; 0: as CPU kernels like them, to 16 (of up to 16 "
+            "channels to 8, heads not at all)"
+        },
     )
     least: float = field(
         default=0.125, metadata={"help": "least share of a group to keep, or from 1 on the least number"}
@@ -94,7 +107,7 @@ class PruneChannels(Pass):
             raise ValueError(f"below must not be negative, not {self.below:g}")
         if self.below is not None and self.importance not in ("auto", "activation"):
             raise ValueError("below is a threshold on activations; leave out importance")
-        if self.below is not None and (self.budget != "channels" or self.scope != "uniform"):
+        if self.below is not None and (self.budget != "channels" or self.scope == "global"):
             raise ValueError("below says how much goes; leave out budget and scope")
         if self.multiple < 0 or not self.least >= 0:
             raise ValueError("multiple and least must not be negative")
@@ -189,7 +202,12 @@ class PruneChannels(Pass):
     ) -> list[int]:
         """How many units of each group go."""
         totals = [_total(graph, ctx, group) for group in groups]
-        curves = operation.curves(groups) if self.scope == "global" and self.below is None else []
+        scope = self.scope
+        if scope == "auto":
+            scope = "global" if ctx.has_data and Cost(graph, axes).flops <= _MEASURABLE else "uniform"
+        curves = []
+        if scope == "global" and self.below is None:
+            curves = operation.curves(groups, timed=self.budget == "latency")
         planner = Planner(
             graph,
             axes,
@@ -197,7 +215,7 @@ class PruneChannels(Pass):
             totals,
             self.ratio,
             self.budget,
-            self.scope,
+            scope,
             self.multiple,
             self.least,
             curves,

@@ -17,12 +17,12 @@ from graphopt_passes.pruning._channels.readers import Floats
 from graphopt_passes.pruning._channels.surgery import remove
 
 Budget: TypeAlias = Literal["channels", "params", "flops", "latency"]
-Scope: TypeAlias = Literal["uniform", "global"]
+Scope: TypeAlias = Literal["auto", "uniform", "global"]
 
 # The amount to remove is found to about this precision, by so many halvings.
 _HALVINGS = 9
 # ONNX Runtime's CPU kernels for convolutions work on blocks of 16 channels with AVX-512, its matrix
-# products on panels of as many columns.
+# products on panels of as many columns. Of a single block, half is still worth it.
 _BLOCK = 16
 
 
@@ -33,10 +33,12 @@ class Curve:
     Attributes:
         order: units by number, the least important first.
         costs: what each removal adds, comparable between groups.
+        saved: share of the latency that one unit saves, where it was measured.
     """
 
     order: Ints
     costs: Floats
+    saved: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +129,14 @@ class Planner:
             return self.multiple // math.gcd(self.multiple, group.width)
         if group.kind == "heads":
             return 1
-        return _BLOCK // math.gcd(_BLOCK, group.width)
+        block = _BLOCK if group.size * group.width > _BLOCK else _BLOCK // 2
+        return block // math.gcd(block, group.width)
 
     def _cheapest(self, amount: float) -> list[int]:
         """By group, how many units are among the cheapest that make up `amount` of all that can go."""
         found: list[tuple[float, int, float]] = []
         for number, (group, curve) in enumerate(zip(self.groups, self.curves, strict=True)):
-            gain = self._gain(group)
+            gain = curve.saved if curve.saved is not None else self._gain(group)
             # A unit does not go before those that went before it.
             price = np.maximum.accumulate(curve.costs) / max(gain, 1e-30)
             found.extend((float(p), number, gain) for p in price)
