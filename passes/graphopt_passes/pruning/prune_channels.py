@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter, UserError
+from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter, is_selected
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
 from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
@@ -116,8 +115,6 @@ class PruneChannels(Pass):
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune one body."""
-        self._check_globs(graph)
-        importance = self._importance(ctx)
         if graph.is_function or not graph.by_op(*sorted(MAKERS)):
             return
         axes = Axes(graph, RULES, MAKERS)
@@ -125,7 +122,9 @@ class PruneChannels(Pass):
         groups = self._groups(graph, axes)
         if not groups:
             return
-        operation = Operation(graph, ctx, axes, importance, refits=self.refit, compensates=self.compensate)
+        operation = Operation(
+            graph, ctx, axes, self._importance(ctx), refits=self.refit, compensates=self.compensate
+        )
         counts = self._counts(graph, ctx, axes, operation, groups)
         for group, count in zip(groups, counts, strict=True):
             if not count:
@@ -136,42 +135,21 @@ class PruneChannels(Pass):
             for group in part:
                 operation.remove(group, operation.choose(group, chosen[group], seen), seen)
 
-    def _importance(self, ctx: PassContext) -> Importance:
-        """What units are chosen by.
+    def needs_data(self) -> bool:
+        """Activations and time are measured."""
+        measured = self.importance in ("activation", "variance", "reconstruction")
+        return measured or self.below is not None or self.budget == "latency"
 
-        Raises:
-            UserError: data is needed and not there.
-        """
-        if self.below is not None or self.importance in ("activation", "variance", "reconstruction"):
-            if not ctx.has_data:
-                wanted = "below" if self.below is not None else f"importance={self.importance}"
-                raise UserError(
-                    f"prune-channels needs data to measure activations on ({wanted})",
-                    fix="hand in typical inputs with --data calib.npz, or take importance=l2",
-                )
-            return "activation" if self.below is not None else self.importance
+    def globs(self) -> tuple[str, ...]:
+        """Globs over layers."""
+        return self.layers
+
+    def _importance(self, ctx: PassContext) -> Importance:
+        if self.below is not None:
+            return "activation"
         if self.importance == "auto":
             return "reconstruction" if ctx.has_data else "l2"
         return self.importance
-
-    def _check_globs(self, graph: Rewriter) -> None:
-        """Raise UserError for a glob that matches no layer of the whole model."""
-        if not self.layers:
-            return
-        names = [
-            name
-            for body in graph.snapshot().bodies()
-            for node in body.nodes
-            if node.op in MAKERS
-            for name in _names(node)
-        ]
-        for glob in self.layers:
-            if not fnmatch.filter(names, glob):
-                close = ", ".join(names[:3])
-                raise UserError(
-                    f"no layer of the model matches layers={glob}",
-                    fix=f"layers are named by their nodes or outputs, such as {close}",
-                )
 
     def _groups(self, graph: Rewriter, axes: Axes) -> list[Group]:
         """The groups that are asked for; the others are refused with a reason."""
@@ -186,16 +164,14 @@ class PruneChannels(Pass):
             if len(out) == len(group.producers) or not wanted[group.kind]:
                 continue
             if out:
-                name = next(iter(_names(out[0])))
+                name = out[0].name or out[0].outputs[0].name
                 graph.refuse(group.root, f"it is coupled with {name}, which is not to be pruned")
                 continue
             found.append(group)
         return found
 
     def _wants(self, node: Node) -> bool:
-        if self.ops and node.op not in self.ops:
-            return False
-        return not self.layers or any(fnmatch.fnmatchcase(n, g) for n in _names(node) for g in self.layers)
+        return (not self.ops or node.op in self.ops) and is_selected(node, self.layers)
 
     def _counts(
         self, graph: Rewriter, ctx: PassContext, axes: Axes, operation: Operation, groups: Sequence[Group]
@@ -226,10 +202,6 @@ class PruneChannels(Pass):
             planner.rounded(group, total, int((scores >= self.below).sum()))
             for group, total, scores in zip(groups, totals, operation.scores(groups), strict=True)
         ]
-
-
-def _names(node: Node) -> list[str]:
-    return [name for name in (node.name, *(t.name for t in node.outputs)) if name]
 
 
 def _total(graph: Rewriter, ctx: PassContext, group: Group) -> int:

@@ -364,16 +364,16 @@ def test_bad_requests(options: dict[str, Any]) -> None:
         PruneChannels(**options)
 
 
-@pytest.mark.parametrize("options", [{"importance": "variance"}, {"below": 0.1}])
+@pytest.mark.parametrize("options", [{"importance": "variance"}, {"below": 0.1}, {"budget": "latency"}])
 def test_data_that_is_needed(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="needs data"):
-        apply(PruneChannels(**options), two_convs())
+        graphopt.run(two_convs(), [PruneChannels(**options)])
 
 
 def test_layers_that_match_nothing() -> None:
     model = two_convs()
-    with pytest.raises(UserError, match="no layer of the model matches"):
-        apply(PruneChannels(layers=("/nowhere/*",)), model)
+    with pytest.raises(UserError, match="matches no node"):
+        graphopt.run(model, [PruneChannels(layers=("/nowhere/*",))])
 
 
 def test_layers_and_types() -> None:
