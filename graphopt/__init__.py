@@ -24,6 +24,7 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "load": "graphopt.api",
     "run": "graphopt.api",
@@ -39,6 +40,7 @@ __all__ = [
     "RunReport",
     "UserError",
     "__version__",
+    "distill",
     "explore",
     "load",
     "run",
@@ -48,6 +50,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
     from graphopt.budget import Budget
+    from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.model import Model

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.spec": {"errors"},
     "pipeline.services": GRAPH,
     "pipeline.search": {"budget"},
+    "pipeline.toml_lines": set(),
     "pipeline.teacher": GRAPH,
     "pipeline.base": {*GRAPH, "pattern", "pipeline.targets", "pipeline.services", "pipeline.teacher"},
     "pipeline": PIPELINE,
@@ -48,8 +49,10 @@ ALLOWED: dict[str, set[str]] = {
     "judging": {*PIPELINE, "runtime", "validation", "calibration"},
     "summary": {*PIPELINE, "validation", "report"},
     "lossy": {*PIPELINE, "runtime", "validation", "report", "calibration", "quantization"},
+    "staging": {*PIPELINE, "lossy", "report", "calibration"},
     "api": {
         *PIPELINE,
+        "staging",
         "judging",
         "lossy",
         "memory",
@@ -60,6 +63,8 @@ ALLOWED: dict[str, set[str]] = {
         "calibration",
         "quantization",
     },
+    "distillation": PIPELINE,
+    "distilling": {*PIPELINE, "api", "lossy", "distillation", "report", "calibration"},
     "exploring": {*PIPELINE, "api", "lossy"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
@@ -70,11 +75,12 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "api",
         "exploring",
+        "distilling",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "exploring", "report.document", "validation"},
+    "": {"errors", "budget", "model", "api", "distilling", "exploring", "report.document", "validation"},
 }
 
 

@@ -119,7 +119,6 @@ class DistillLayers(Pass):
                 raise RefusedRewrite("the tensors of a function are not observed")
             if layer.shape[2] > _COLUMNS:
                 raise RefusedRewrite(f"{layer.shape[2]} inputs per output are more than {_COLUMNS}")
-            twin_of(ctx, layer.node.outputs[0])
 
         layers = [layer for layer in linear_layers(graph, check) if self._is_wanted(layer.node)]
         for node in graph.nodes() if self.norms else ():
@@ -138,10 +137,15 @@ class DistillLayers(Pass):
             fits.append(_Fit(node, norm.shape, Judged(node.outputs[0]), norm=norm))
         depth = depths(graph, [layer.node for layer in layers] + [fit.node for fit in fits])
         for layer in layers:
+            bias = find_bias(graph, layer) if self.bias else None
             output = judged_by(graph, layer, depth)
+            if ctx.teacher.tensor(output.tensor) is None and bias is not None:
+                output = Judged(bias.node.outputs[0])
             if ctx.teacher.tensor(output.tensor) is None:
                 output = Judged(layer.node.outputs[0])
-            bias = find_bias(graph, layer) if self.bias else None
+            if ctx.teacher.tensor(output.tensor) is None:
+                graph.refuse(layer.node, "the teacher does not compute this tensor")
+                continue
             if bias is not None and bias.node is not layer.node and output.tensor is layer.node.outputs[0]:
                 bias = None  # it is added behind what the layer is judged by
             fits.append(_Fit(layer.node, layer.shape, output, layer, bias))
