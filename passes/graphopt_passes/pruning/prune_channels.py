@@ -11,6 +11,7 @@ from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
 from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
 from graphopt_passes.pruning._channels.importance import Importance
+from graphopt_passes.pruning._channels.labels import Mask
 from graphopt_passes.pruning._channels.plan import Budget, Planner, Scope
 from graphopt_passes.pruning._channels.rules import MAKERS, RULES
 
@@ -125,7 +126,8 @@ class PruneChannels(Pass):
         operation = Operation(
             graph, ctx, axes, self._importance(ctx), refits=self.refit, compensates=self.compensate
         )
-        counts = self._counts(graph, ctx, axes, operation, groups)
+        cost = Cost(graph, axes)
+        counts = self._counts(graph, ctx, axes, cost, operation, groups)
         for group, count in zip(groups, counts, strict=True):
             if not count:
                 graph.refuse(group.root, f"all of its {group.size} {group.kind} are to be kept")
@@ -134,6 +136,8 @@ class PruneChannels(Pass):
             seen = operation.see(part)
             for group in part:
                 operation.remove(group, operation.choose(group, chosen[group], seen), seen)
+        if operation.gone.any():
+            ctx.remark(self, _summary(groups, cost, operation.gone))
 
     def needs_data(self) -> bool:
         """Activations and time are measured."""
@@ -174,19 +178,26 @@ class PruneChannels(Pass):
         return (not self.ops or node.op in self.ops) and is_selected(node, self.layers)
 
     def _counts(
-        self, graph: Rewriter, ctx: PassContext, axes: Axes, operation: Operation, groups: Sequence[Group]
+        self,
+        graph: Rewriter,
+        ctx: PassContext,
+        axes: Axes,
+        cost: Cost,
+        operation: Operation,
+        groups: Sequence[Group],
     ) -> list[int]:
         """How many units of each group go."""
         totals = [_total(graph, ctx, group) for group in groups]
         scope = self.scope
         if scope == "auto":
-            scope = "global" if ctx.has_data and Cost(graph, axes).flops <= _MEASURABLE else "uniform"
+            scope = "global" if ctx.has_data and cost.flops <= _MEASURABLE else "uniform"
         curves = []
         if scope == "global" and self.below is None:
             curves = operation.curves(groups, timed=self.budget == "latency")
         planner = Planner(
             graph,
             axes,
+            cost,
             groups,
             totals,
             self.ratio,
@@ -202,6 +213,21 @@ class PruneChannels(Pass):
             planner.rounded(group, total, int((scores >= self.below).sum()))
             for group, total, scores in zip(groups, totals, operation.scores(groups), strict=True)
         ]
+
+
+def _summary(groups: Sequence[Group], cost: Cost, gone: Mask) -> str:
+    """What was removed, for the report."""
+    parts = []
+    for kind in dict.fromkeys(g.kind for g in groups):
+        mine = [g for g in groups if g.kind == kind]
+        width = [1 if kind == "heads" else g.width for g in mine]
+        whole = sum(g.size * w for g, w in zip(mine, width, strict=True))
+        left = whole - sum(int(gone[g.units].sum()) * w for g, w in zip(mine, width, strict=True))
+        parts.append(f"{left:,} of {whole:,} {kind} left")
+    params, flops = cost.of(gone)
+    parts.append(f"{params / max(cost.params, 1):.0%} of the parameters")
+    parts.append(f"{flops / max(cost.flops, 1):.0%} of the multiplications with weights")
+    return ", ".join(parts)
 
 
 def _total(graph: Rewriter, ctx: PassContext, group: Group) -> int:

@@ -603,3 +603,5 @@ def test_a_latency_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_run() -> None:
     result = graphopt.run(two_convs("Relu", c=64), passes="prune-channels{ratio=0.5 importance=l2}")
     assert weights(result.model.to_proto(weights="inline"))["Conv:2:0"] == (32,)
+    said = [r.remark for r in result.report.passes if r.name == "prune-channels"]
+    assert said == ["32 of 64 channels left, 50% of the parameters, 50% of the multiplications with weights"]

@@ -47,6 +47,7 @@ class Planner:
 
     Attributes:
         graph, axes: the body and what is known of it.
+        cost: what the body costs.
         groups: those that may be pruned.
         totals: units that each group had in the teacher.
         ratio: share of the budget's measure to take away.
@@ -58,6 +59,7 @@ class Planner:
 
     graph: Rewriter
     axes: Axes
+    cost: Cost
     groups: Sequence[Group]
     totals: Sequence[int]
     ratio: float
@@ -157,17 +159,8 @@ class Planner:
             return float(group.width)
         gone = np.zeros(self.axes.labels.count, bool)
         gone[group.units[0]] = True
-        params, flops = self._cost.of(gone)
-        return self._cost.params - params if self.budget == "params" else self._cost.flops - flops
-
-    @property
-    def _cost(self) -> Cost:
-        cached = self.__dict__.get("_costs")
-        if cached is None:
-            cached = Cost(self.graph, self.axes)
-            object.__setattr__(self, "_costs", cached)
-        found: Cost = cached
-        return found
+        params, flops = self.cost.of(gone)
+        return self.cost.params - params if self.budget == "params" else self.cost.flops - flops
 
     def measure(self, counts: Sequence[int], latency: Callable[[], float]) -> float:
         """The share of the budget's measure that is left."""
@@ -184,10 +177,10 @@ class Planner:
                 ):
                     return math.inf
                 return latency()
-        params, flops = self._cost.of(gone)
+        params, flops = self.cost.of(gone)
         if self.budget == "params":
-            return params / max(self._cost.params, 1)
-        return flops / max(self._cost.flops, 1)
+            return params / max(self.cost.params, 1)
+        return flops / max(self.cost.flops, 1)
 
     def gone(self, counts: Sequence[int]) -> Mask:
         """By label, whether it is gone when the units go in the curves' order, or the last ones do."""
