@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from graphopt.io.save import SavedFiles
 
 #: What is done to the student. A BatchNormalization that a layer can take in is no layer of its own.
-PASSES: Final = "fixpoint(lift-constants,remove-identity,fold-conv-bn,fold-gemm-bn),distill-layers"
+# So far from the teacher, a layer has to be told its whole output, not only what is not clipped.
+PASSES: Final = (
+    "fixpoint(lift-constants,remove-identity,fold-conv-bn,fold-gemm-bn),distill-layers{clips=false}"
+)
 # And to the teacher, so that constants can be told from what is computed.
 _TEACHER_PASSES: Final = "fixpoint(lift-constants,remove-identity)"
 _LEARNS: Final = "distill-layers"

@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "api",
         "exploring",
         "distilling",
+        "distillation",
         "calibration",
         "quantization",
     },
