@@ -153,6 +153,9 @@ def _report(
     run: Execution, lesson: Lesson, before: Score, after: Score, services: CalibrationService, epochs: int
 ) -> DistillReport:
     changes = run.journal.changes
+    matches = lesson.matches
+    # A layer that goes into a sum is judged by that, where the teacher has it too.
+    last = {m.student.owner: m for m in matches}
     return DistillReport(
         tuple(
             Taught(
@@ -161,11 +164,14 @@ def _report(
                 m.how,
                 m.similarity,
                 None if m.channels is None else len(m.channels),
+                None if m.channels is None else m.width,
+                m.student.owner,
             )
-            for m in lesson.matches
+            for m in matches
+            if last[m.student.owner] is m
         ),
         {c.key.anchor: c.why for c in changes if c.key.pass_name == _LEARNS},
-        {r.node: r.reason for r in run.journal.refusals if r.pass_name == _LEARNS},
+        _left(run),
         tuple(lesson.unmatched),
         before,
         after,
@@ -174,3 +180,9 @@ def _report(
         sum(c.key.pass_name in _FOLDS for c in changes),
         epochs,
     )
+
+
+def _left(run: Execution) -> dict[str, str]:
+    """What was left as it is, by the tensor that it computes, with the reason."""
+    outputs = {node.name: node.outputs[0].name for node in run.model.graph.nodes}
+    return {outputs.get(r.node, r.node): r.reason for r in run.journal.refusals if r.pass_name == _LEARNS}
