@@ -18,6 +18,7 @@ from graphopt.model import Model
 from graphopt.pipeline.instruments import Progress
 from graphopt.pipeline.manager import Execution, Settings, execute
 from graphopt.pipeline.registry import installed
+from graphopt.pipeline.requests import check_keep
 from graphopt.pipeline.targets import get_target
 from graphopt.report.distillation import DistillReport, Taught
 
@@ -104,7 +105,7 @@ def distill(
     original = api.load(teacher, trust_external_paths=trust_external_paths)
     pupil = api.load(student, trust_external_paths=trust_external_paths).copy()
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
-    api._check_keep(keep, pupil)
+    check_keep(keep, pupil)
     reference = aligned(original, pupil)
     registry = installed()
     execute(reference, registry.resolve(_TEACHER_PASSES), Settings(get_target("portable")))

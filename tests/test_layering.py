@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.spec": {"errors"},
     "pipeline.services": GRAPH,
     "pipeline.search": {"budget"},
+    "pipeline.toml_lines": set(),
     "pipeline.teacher": GRAPH,
     "pipeline.base": {*GRAPH, "pattern", "pipeline.targets", "pipeline.services", "pipeline.teacher"},
     "pipeline": PIPELINE,
@@ -48,8 +49,10 @@ ALLOWED: dict[str, set[str]] = {
     "judging": {*PIPELINE, "runtime", "validation", "calibration"},
     "summary": {*PIPELINE, "validation", "report"},
     "lossy": {*PIPELINE, "runtime", "validation", "report", "calibration", "quantization"},
+    "staging": {*PIPELINE, "lossy", "report", "calibration"},
     "api": {
         *PIPELINE,
+        "staging",
         "judging",
         "lossy",
         "memory",

@@ -15,6 +15,7 @@ from graphopt.graph.opset import raised_opset
 from graphopt.graph.prune import prune_function, prune_opset_import
 from graphopt.graph.resize import resize
 from graphopt.graph.view import Array, GraphView
+from graphopt.io.weights import sparse_values
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
 
 
@@ -66,6 +67,13 @@ class Rewriter(GraphView):
         """A new initializer of this body. It joins the model when a node reads it."""
         stored = self._state.model.stow(np.asarray(values))
         made = Constant(self.fresh_name(hint), stored, made_by=self._state.pass_name)
+        self._state.facts.set_constant(made)
+        return made
+
+    def new_sparse_constant(self, hint: str, values: Array) -> Constant:
+        """Like `new_constant`, but stored as the elements that are not zero and their places."""
+        name = self.fresh_name(hint)
+        made = Constant(name, sparse_values(name, values), made_by=self._state.pass_name)
         self._state.facts.set_constant(made)
         return made
 

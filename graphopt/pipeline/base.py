@@ -127,6 +127,10 @@ class PassContext:
         """The float model that is quantized: the teacher, or what pruning and the like have made of it."""
         return self.float_snapshot or self.teacher
 
+    def remark(self, owner: Pass, text: str) -> None:
+        """Have the report say `text` of all that the pass `owner` did; a later remark takes its place."""
+        self.notes["remark", owner] = text
+
     def observe(
         self, graph: GraphView, watches: Sequence[Watch], teacher: Teacher | None = None
     ) -> list[Any]:

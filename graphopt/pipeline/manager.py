@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.budget import Budget
@@ -21,7 +21,7 @@ from graphopt.graph.state import GraphState
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, NodePass, Numerics, Pass, PassContext
 from graphopt.pipeline.instruments import CheckStructure, Instrument, Timing
-from graphopt.pipeline.registry import Fixpoint, Step
+from graphopt.pipeline.registry import Fixpoint, Stage, Step
 from graphopt.pipeline.services import Services
 from graphopt.pipeline.targets import Target
 from graphopt.pipeline.teacher import Teacher
@@ -101,7 +101,8 @@ def flatten(steps: Iterable[Step]) -> list[Pass]:
     """The passes of a pipeline, each once, in order of appearance."""
     found: dict[Pass, None] = {}
     for step in steps:
-        found.update(dict.fromkeys(flatten(step.steps) if isinstance(step, Fixpoint) else [step]))
+        inner = flatten(step.steps) if isinstance(step, Fixpoint | Stage) else [step]
+        found.update(dict.fromkeys(inner))
     return list(found)
 
 
@@ -113,6 +114,8 @@ def without(steps: Sequence[Step], names: Collection[str]) -> tuple[Step, ...]:
             inner = without(step.steps, names)
             if inner:
                 kept.append(Fixpoint(inner, step.limit))
+        elif isinstance(step, Stage):
+            kept.append(replace(step, steps=without(step.steps, names)))
         elif step.name not in names:
             kept.append(step)
     return tuple(kept)
@@ -168,8 +171,23 @@ class _Runner:
         for step in steps:
             if isinstance(step, Fixpoint):
                 self.fixpoint(step)
+            elif isinstance(step, Stage):
+                self.stage(step)
             else:
                 self.run_pass(step)
+
+    def stage(self, stage: Stage) -> None:
+        """Run a stage; its passes that search for what a budget allows search for what its gate does."""
+        ctx, outer = self.ctx, self.ctx.budget
+        if stage.gate is not None and stage.gate.needs_data:
+            ctx.budget = stage.gate.budget
+        before = len(self.state.journal.changes)
+        self.run(stage.steps)
+        ctx.budget = outer
+        if self.state.journal.exhausted:
+            return
+        for instrument in self.instruments:
+            instrument.after_stage(stage, self.state, len(self.state.journal.changes) - before)
 
     def fixpoint(self, group: Fixpoint) -> None:
         changes = self.state.journal.changes
