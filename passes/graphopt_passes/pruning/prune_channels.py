@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter, UserError
+from graphopt.passkit import Node, Numerics, Part, Pass, PassContext, Rewriter, UserError, glob_of
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
 from graphopt_passes.pruning._channels.groups import Group, find_groups
@@ -100,6 +100,25 @@ class PruneChannels(Pass):
             raise ValueError("multiple and least must not be negative")
         if unknown := [op for op in self.ops if op not in MAKERS]:
             raise ValueError(f"{unknown[0]} makes no channels; ops are some of {', '.join(sorted(MAKERS))}")
+
+    def parts(self, graph: Rewriter, ctx: PassContext) -> list[Part]:
+        """One group of coupled channels each, all by the same ratio."""
+        if graph.is_function or not graph.by_op(*sorted(MAKERS)):
+            return []
+        axes = Axes(graph, RULES, MAKERS)
+        axes.run()
+        return [
+            Part(g.root, replace(self, layers=tuple(glob_of(p.node) for p in g.producers), scope="uniform"))
+            for g in self._groups(graph, axes)
+        ]
+
+    def needs_data(self) -> bool:
+        """Whether what a channel matters is said to be measured."""
+        return self.below is not None or self.importance in ("activation", "variance", "reconstruction")
+
+    def globs(self) -> tuple[str, ...]:
+        """Names of layers."""
+        return self.layers
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune one body."""
