@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch, is_selected
 from graphopt_passes.distillation._fit import fit_layer, fit_lines, fitted_words
 from graphopt_passes.distillation._integers import fit_integers
@@ -55,6 +57,10 @@ class DistillLayers(Pass):
         metadata={"help": "d, relative to the inputs' mean power; none: by cross-validation"},
     )
     bias: bool = field(default=True, metadata={"help": "fit biases, and give one to a Conv or Gemm without"})
+    clips: bool = field(
+        default=True,
+        metadata={"help": "leave it to a layer how far beyond a Relu or Clip its outputs are"},
+    )
     norms: bool = field(default=True, metadata={"help": "fit scale and bias of normalizations"})
 
     def __post_init__(self) -> None:
@@ -103,7 +109,8 @@ class DistillLayers(Pass):
             return Watch(ChannelLines(fit.norm.axis, selection), student=(y,), teacher=(twin,))
         assert fit.layer is not None
         x = fit.node.inputs[fit.layer.data_slot]
-        moments = LayerMoments(fit.layer.unfolding, selection, fit.output.bounds)
+        bounds = fit.output.bounds if self.clips else (-np.inf, np.inf)
+        moments = LayerMoments(fit.layer.unfolding, selection, bounds)
         return Watch(moments, student=(x, y), teacher=(twin,))
 
     def _fit_layer(
