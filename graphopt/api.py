@@ -18,7 +18,7 @@ from graphopt.memory import memory_limited
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, Pass
 from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
-from graphopt.pipeline.manager import Settings, flatten, without
+from graphopt.pipeline.manager import Settings, check_requests, flatten, without
 from graphopt.pipeline.registry import Fixpoint, Step, installed
 from graphopt.pipeline.reproducer import folder_name, write_reproducer
 from graphopt.pipeline.spec import Spec
@@ -163,6 +163,7 @@ def run(
     path = original.path
     before = model_stats(original)
     _check_keep(keep, original)
+    check_requests(steps, original)
     deadline = None if timeout is None else time.monotonic() + timeout
     moving = lossy.is_lossy(steps)
     steps = lossy.with_room(steps, original, registry)
@@ -235,6 +236,7 @@ def run(
         left_float=lossy.left_float(outcome.run) if moving else (),
         exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,
+        interface=summary.port_changes(outcome.run.model.interface),
     )
     return Result(outcome.run.model, summary.with_proof(report, outcome))
 

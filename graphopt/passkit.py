@@ -7,9 +7,12 @@ from graphopt.errors import PassError, RefusedRewrite, UserError
 from graphopt.graph.dims import Dim, Sym
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use
+from graphopt.graph.port_rewriter import PortRewriter
+from graphopt.graph.ports import with_type
 from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.schema import COMMUTATIVE_OPS, RANDOM_OPS
 from graphopt.graph.view import Array, GraphView
+from graphopt.interface import Adapter
 from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Tensor, Variable
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
@@ -19,6 +22,7 @@ from graphopt.pipeline.targets import Target
 __all__ = [
     "COMMUTATIVE_OPS",
     "RANDOM_OPS",
+    "Adapter",
     "Array",
     "AttributeRef",
     "Body",
@@ -39,6 +43,7 @@ __all__ = [
     "Pattern",
     "PatternBuilder",
     "PatternPass",
+    "PortRewriter",
     "RefusedRewrite",
     "Rewriter",
     "Sym",
@@ -49,4 +54,5 @@ __all__ = [
     "UserError",
     "Variable",
     "Watch",
+    "with_type",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.errors import RefusedRewrite
 from graphopt.graph.inline import inline_branch
 from graphopt.graph.opset import raised_opset
+from graphopt.graph.port_rewriter import PortRewriter
 from graphopt.graph.prune import prune_function, prune_opset_import
 from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
@@ -374,6 +375,11 @@ class Rewriter(GraphView):
         """
         with raised_opset(self._state, version, why) as bodies:
             yield [(Rewriter(self._state, body), old) for body, old in bodies]
+
+    @property
+    def ports(self) -> PortRewriter:
+        """Changes of the model's inputs and outputs; only on the main graph."""
+        return PortRewriter(self)
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.

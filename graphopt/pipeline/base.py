@@ -22,6 +22,7 @@ from graphopt.errors import PassError, RefusedRewrite, UserError
 from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Node, Tensor
+from graphopt.model import Model
 from graphopt.pattern.build import OpPattern, PatternBuilder, depth
 from graphopt.pattern.match import Failure, Match, find
 from graphopt.pipeline.services import Request, Services, Statistic
@@ -198,15 +199,25 @@ class Pass(abc.ABC):
         name: what users call it.
         numerics: how far it may move the numbers.
         uses_data: it may ask for statistics of the user's data although it is not LOSSY.
+        changes_interface: it changes inputs or outputs: what it is asked for is what users name.
     """
 
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
     uses_data: ClassVar[bool] = False
+    changes_interface: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Rewrite `graph`, one body of the model. Called for every body, innermost first."""
+
+    def check(self, model: Model) -> None:
+        """Look at what was asked for and at the model that it was asked of, before any work.
+
+        Raises:
+            UserError: the one cannot be done to the other, whatever other passes do.
+        """
+        return
 
     def least_opset(self) -> int:
         """The oldest version of the standard operators with which this can be expressed; 0: any.

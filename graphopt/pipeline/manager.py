@@ -92,6 +92,18 @@ def flatten(steps: Iterable[Step]) -> list[Pass]:
     return list(found)
 
 
+def check_requests(steps: Iterable[Step], model: Model) -> None:
+    """Let passes refuse what cannot be done to the model; those behind a change of the interface, later.
+
+    Raises:
+        UserError: something that was asked for makes no sense for this model.
+    """
+    for item in flatten(steps):
+        item.check(model)
+        if item.changes_interface:
+            return
+
+
 def without(steps: Sequence[Step], names: Collection[str]) -> tuple[Step, ...]:
     """`steps` less the passes called `names`."""
     kept: list[Step] = []

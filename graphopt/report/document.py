@@ -224,6 +224,26 @@ class FloatNode:
 
 
 @dataclass(frozen=True)
+class PortChange:
+    """An input or output that a pass was asked to change.
+
+    Attributes:
+        kind: "input" or "output".
+        name: its name.
+        before, after: element type and dims.
+        why: the change in words.
+        pass_name: the pass.
+    """
+
+    kind: Literal["input", "output"]
+    name: str
+    before: str
+    after: str
+    why: str
+    pass_name: str
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything that one run has to say.
 
@@ -250,6 +270,7 @@ class RunReport:
         accuracy: for results that move the numbers, how far.
         latency: for such results, what they gain; None where it was not measured.
         left_float: what could have been quantized and was not.
+        interface: how inputs and outputs were changed, in order; empty when they are as they were.
         exploration: what the search for a mixture of precisions measured; None where there was none.
     """
 
@@ -273,6 +294,7 @@ class RunReport:
     latency: LatencyReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
+    interface: tuple[PortChange, ...] = ()
 
     @property
     def writable(self) -> bool:
