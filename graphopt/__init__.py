@@ -25,7 +25,9 @@ _HOME = {
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
     "explore": "graphopt.exploring",
+    "extract": "graphopt.extracting",
     "load": "graphopt.api",
+    "merge": "graphopt.merging",
     "run": "graphopt.api",
     "validate": "graphopt.api",
 }
@@ -40,7 +42,9 @@ __all__ = [
     "UserError",
     "__version__",
     "explore",
+    "extract",
     "load",
+    "merge",
     "run",
     "validate",
 ]
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from graphopt.budget import Budget
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
+    from graphopt.extracting import extract
+    from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport
 

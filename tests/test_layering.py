@@ -62,6 +62,8 @@ ALLOWED: dict[str, set[str]] = {
         "quantization",
     },
     "exploring": {*PIPELINE, "api", "lossy"},
+    "extracting": {*PIPELINE, "validation"},
+    "merging": {*PIPELINE, "extracting", "lossy", "validation"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
         *PIPELINE,
@@ -71,11 +73,23 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "api",
         "exploring",
+        "extracting",
+        "merging",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "exploring", "report.document", "validation"},
+    "": {
+        "errors",
+        "budget",
+        "model",
+        "api",
+        "exploring",
+        "extracting",
+        "merging",
+        "report.document",
+        "validation",
+    },
 }
 
 

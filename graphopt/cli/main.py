@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from graphopt import __version__
-from graphopt.cli import calibrate, completion, diff, inspect, lint, passes, run, sensitivity, validate
+from graphopt.cli import (
+    calibrate,
+    completion,
+    diff,
+    extract,
+    inspect,
+    lint,
+    merge,
+    passes,
+    run,
+    sensitivity,
+    validate,
+)
 from graphopt.cli.terminal import mute_stdout
 from graphopt.errors import GraphOptError, UserError
 from graphopt.pipeline.options import suggestion
@@ -23,7 +35,7 @@ from graphopt.pipeline.options import suggestion
 INTERNAL_ERROR = 4
 INTERRUPTED = 130
 
-_VERBS = (run, passes, inspect, lint, validate, calibrate, sensitivity, diff, completion)
+_VERBS = (run, passes, inspect, lint, validate, calibrate, sensitivity, diff, extract, merge, completion)
 _EPILOG = """\
 examples:
   graphopt run model.onnx --passes                  the default pipeline
