@@ -4,6 +4,7 @@ These names are the public interface for passes, ours and anybody's.
 """
 
 from graphopt.errors import PassError, RefusedRewrite, UserError
+from graphopt.graph.annotations import Annotations
 from graphopt.graph.dims import Dim, Sym
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use
@@ -23,6 +24,7 @@ __all__ = [
     "COMMUTATIVE_OPS",
     "RANDOM_OPS",
     "Adapter",
+    "Annotations",
     "Array",
     "AttributeRef",
     "Body",

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from graphopt.errors import RefusedRewrite
+from graphopt.graph.annotations import Annotations, strip
 from graphopt.graph.inline import inline_branch
 from graphopt.graph.opset import raised_opset
 from graphopt.graph.port_rewriter import PortRewriter
@@ -380,6 +381,10 @@ class Rewriter(GraphView):
     def ports(self) -> PortRewriter:
         """Changes of the model's inputs and outputs; only on the main graph."""
         return PortRewriter(self)
+
+    def strip(self, what: Annotations, why: str) -> bool:
+        """Take what computes nothing out of the whole model, as one site; False when nothing changed."""
+        return strip(self._state, what, why)
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.
