@@ -363,18 +363,20 @@ class Rewriter(GraphView):
         return prune_opset_import(self._state, self.body, domain)
 
     @contextlib.contextmanager
-    def raise_opset(self, version: int, why: str) -> Iterator[list[tuple[Rewriter, int]]]:
+    def raise_opset(
+        self, version: int, why: str, *, lower: bool = False
+    ) -> Iterator[list[tuple[Rewriter, int]]]:
         """The whole model imports ai.onnx `version` from here on; a site, in which its nodes are adapted.
 
         Args:
-            version: newer than what this body imports.
+            version: newer than what this body imports; with `lower`, older.
             why: the rewrite in words.
 
         Yields:
             For every body whose version rose, innermost first: its rewriter and the version before. Raising
             anything inside undoes it all.
         """
-        with raised_opset(self._state, version, why) as bodies:
+        with raised_opset(self._state, version, why, lower=lower) as bodies:
             yield [(Rewriter(self._state, body), old) for body, old in bodies]
 
     @property
