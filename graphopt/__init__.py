@@ -24,6 +24,7 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
     "load": "graphopt.api",
@@ -41,6 +42,7 @@ __all__ = [
     "RunReport",
     "UserError",
     "__version__",
+    "distill",
     "explore",
     "extract",
     "load",
@@ -52,6 +54,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
     from graphopt.budget import Budget
+    from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract

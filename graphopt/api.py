@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt import collector, lossy, summary
+from graphopt import collector, lossy, staging, summary
 from graphopt.errors import UserError
+from graphopt.graph.sparsity import sparsity
 from graphopt.graph.stats import model_stats
 from graphopt.memory import memory_limited
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, Pass
 from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
-from graphopt.pipeline.manager import Settings, check_requests, flatten, without
-from graphopt.pipeline.registry import Fixpoint, Step, installed
+from graphopt.pipeline.manager import Settings, flatten, without
+from graphopt.pipeline.recipe import Recipe, load_recipe
+from graphopt.pipeline.registry import Fixpoint, Stage, Step, installed
 from graphopt.pipeline.reproducer import folder_name, write_reproducer
+from graphopt.pipeline.requests import check_keep, check_requests
 from graphopt.pipeline.spec import Spec
 from graphopt.pipeline.targets import get_target
 from graphopt.pipeline.transaction import Guilt, Transaction
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from graphopt.validation.proof import Proof
 
 Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"
-Passes: TypeAlias = "str | Pass | Fixpoint | Sequence[str | Pass | Fixpoint | Spec] | None"
+Passes: TypeAlias = "str | Pass | Fixpoint | Sequence[str | Step | Spec] | None"
 Verify: TypeAlias = Literal["final", "each", "off"]
 Tell: TypeAlias = Callable[[str, str], None]
 
@@ -97,7 +100,8 @@ def run(
     source: Source,
     passes: Passes = None,
     *,
-    target: str = "portable",
+    recipe: str | Path | Recipe | None = None,
+    target: str | None = None,
     verify: Verify = "final",
     keep: str | Sequence[str] = (),
     data: Any = None,
@@ -119,7 +123,9 @@ def run(
     Args:
         source: a path, a ModelProto, an onnx-graphsurgeon graph, or a Model. It is not changed.
         passes: pipeline string, or a list of such strings and passes; the target's default by default.
-        target: who will execute the result: "portable", "ort-cpu", "ort-cuda", "tensorrt".
+        recipe: instead of passes, stages of passes with gates: a TOML file, or the name of an installed one;
+            what it says of target, data, metric and `keep` counts where nothing else is said.
+        target: who will execute the result: "portable" (the default), "ort-cpu", "ort-cuda", "tensorrt".
         verify: compare with the original at the end ("final"), after each pass ("each"), or not ("off").
         keep: globs over node and tensor names that no pass may touch.
         data: real inputs, to compare on and to calibrate with: arrays by name, a file, a folder, ... (see
@@ -144,32 +150,45 @@ def run(
     Raises:
         ModelError: the model cannot be read.
         ProviderError: a provider, or onnxruntime itself, is not there.
-        UserError: a pass, an option, a target or an input is not known; time or memory is used up.
+        UserError: a pass, an option, a target or an input is not known, or a recipe makes no sense; a pass
+            cannot do what it is asked for on this model; time or memory is used up.
         PassError: the engine itself is broken.
     """
     if verify not in get_args(Verify):
         raise UserError(f"verify cannot be {verify!r}", fix=f"one of: {', '.join(get_args(Verify))}")
     keep, providers = _names(keep), _names(providers)
-    clock = _Clock()
+    clock = summary.Clock()
     tell = progress or (lambda stage, detail: None)
-    tell("load", str(source) if isinstance(source, str | Path) else "the model")
-    profile = get_target(target)
     registry = installed()
+    if recipe is not None:
+        if passes is not None:
+            raise UserError("passes and a recipe exclude each other", fix="put the passes into the recipe")
+        recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        target, keep = target or recipe.target, keep or recipe.keep
+        data, metric = recipe.own_data() if data is None else data, metric or recipe.metric
+    profile = get_target(target := target or "portable")
     if isinstance(passes, Pass | Fixpoint):
         passes = [passes]
-    steps = registry.resolve(passes, default=registry.preset(f"default-{target}"), target=target)
+    steps: tuple[Step, ...]
+    if recipe is not None:
+        steps = recipe.resolve(registry, target)
+    else:
+        steps = registry.resolve(passes, default=registry.preset(f"default-{target}"), target=target)
+        budget = lossy.budget_for(budget, passes, profile, registry)
+    stages = [step for step in steps if isinstance(step, Stage)]
+    wanted = staging.check_metric(stages, metric)
+    tell("load", str(source) if isinstance(source, str | Path) else "the model")
     fresh = _maker(source, trust_external_paths)
     original = fresh()
     path = original.path
     before = model_stats(original)
-    _check_keep(keep, original)
-    check_requests(steps, original)
+    check_keep(keep, original)
     deadline = None if timeout is None else time.monotonic() + timeout
     moving = lossy.is_lossy(steps)
     steps = lossy.with_room(steps, original, registry)
-    budget = lossy.budget_for(budget, passes, profile, registry)
-    asks = moving or any(item.uses_data for item in flatten(steps))
-    services = lossy.open_services(data, original, metric=metric, tell=tell, budget=budget) if asks else None
+    services = None
+    if moving or stages or any(item.uses_data for item in flatten(steps)):
+        services = lossy.open_services(data, original, metric=metric, tell=tell, budget=budget, wanted=wanted)
     settings = Settings(
         profile,
         limits or Limits(),
@@ -182,6 +201,7 @@ def run(
     )
     clock.lap("load")
     with memory_limited(memory_limit):
+        check_requests(steps, original, settings)
         judge = None
         if verify != "off":
             tell("reference", "running the original")
@@ -190,18 +210,23 @@ def run(
         watchers: list[Instrument] = [Progress(tell)]
         if dump_dir is not None:
             watchers.append(DumpChanges(Path(dump_dir)))
+        gates = staging.Gates(stages, original, services, tell) if stages else None
+        if gates is not None:
+            watchers.append(gates)
         # The first run may use up the copy at hand; the search for a culprit makes new ones.
-        first = [original] if verify == "off" or judge is None else []
-        transaction = Transaction(
-            lambda: first.pop() if first else fresh(),
+        first = [original] if judge is None and gates is None else []
+        outcome, steps = staging.run_stages(
             steps,
-            settings,
-            judge=judge,
-            each=verify == "each",
-            instruments=watchers,
-            tell=tell,
+            lambda left: Transaction(
+                lambda: first.pop() if first else fresh(),
+                left,
+                settings,
+                judge=judge,
+                each=verify == "each",
+                instruments=watchers,
+                tell=tell,
+            ),
         )
-        outcome = transaction.run()
         clock.lap("passes and proof")
         culprits = tuple(
             _culprit(guilt, fresh, steps, settings, judge, providers, repro_dir, tell)
@@ -215,6 +240,8 @@ def run(
             feeds = services.latency_feeds() if services is not None else judge.feeds()
             measured = lossy.measure(original, outcome, budget, profile, feeds, services)
             clock.lap("latency")
+        if gates is not None:
+            measured = gates.applied_to(measured, outcome)
     report = RunReport(
         input=summary.file_info(path, original.data_files),
         output=None,
@@ -233,10 +260,13 @@ def run(
         versions=summary.versions(),
         accuracy=measured.accuracy,
         latency=measured.latency,
+        sparsity=sparsity(outcome.run.model) if moving else None,
         left_float=lossy.left_float(outcome.run) if moving else (),
         exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,
         interface=summary.port_changes(outcome.run.model.interface),
+        recipe=recipe.name if isinstance(recipe, Recipe) else "",
+        stages=gates.rows() if gates is not None else (),
     )
     return Result(outcome.run.model, summary.with_proof(report, outcome))
 
@@ -336,19 +366,6 @@ def _judge(
     )
 
 
-def _check_keep(globs: Sequence[str], model: Model) -> None:
-    """Refuse a glob that matches nothing: it is a typing mistake, and would protect nothing."""
-    if not globs:
-        return
-    from graphopt.pipeline.select import unmatched
-
-    for glob, names in unmatched(globs, model):
-        raise UserError(
-            f"--keep {glob!r} matches no node and no tensor",
-            fix=f"names close to it: {', '.join(names)}" if names else None,
-        )
-
-
 def _culprit(
     guilt: Guilt,
     fresh: Callable[[], Model],
@@ -383,16 +400,3 @@ def _culprit(
         versions=summary.versions(),
     )
     return summary.culprit(guilt, str(folder), command)
-
-
-class _Clock:
-    """Wall seconds by stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
-        self._last = now

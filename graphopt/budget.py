@@ -59,6 +59,39 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What the model has to keep once a stage of a recipe is done; None: not asked for.
+
+    Attributes:
+        budget: how close it is to the original, and how fast.
+        max_size_ratio: largest size of the file in units of the original's.
+    """
+
+    budget: Budget
+    max_size_ratio: float | None = None
+
+    @property
+    def asks_for_score(self) -> bool:
+        """A limit of it is on how close the outputs are."""
+        asked = self.budget.min_cosine, self.budget.min_sqnr_db
+        return asked != (None, None) or bool(self.budget.max_drop)
+
+    @property
+    def needs_data(self) -> bool:
+        """It cannot be measured without the user's data."""
+        return self.asks_for_score or self.budget.max_latency_ratio is not None
+
+    def misses(self, score: Score | None, size: float, latency: float | None) -> list[str]:
+        """In words, what the model at hand does not keep; empty when it keeps everything."""
+        found = []
+        if score is not None:
+            found = self.budget.misses(score, latency)
+        if self.max_size_ratio is not None and not size <= self.max_size_ratio:
+            found.append(f"size ratio {size:.3f} is above {self.max_size_ratio:g}")
+        return found
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """What changing one unit (quantizing a node, pruning a layer) costs the outputs.
 

@@ -66,8 +66,17 @@ def open_services(
     metric: Metric,
     tell: Callable[[str, str], None],
     budget: Budget | None = None,
+    wanted: Sequence[str] = (),
 ) -> CalibrationService | None:
     """What runs the model on the user's data; None without data.
+
+    Args:
+        data: as for `graphopt.run`.
+        model: what it is run on.
+        metric: the user's task metric.
+        tell: told what is going on.
+        budget: what the result has to keep.
+        wanted: figures that the metric has to return, besides those in the budget.
 
     Raises:
         UserError: the data or the metric cannot be used, or the budget needs a metric that there is not.
@@ -88,8 +97,8 @@ def open_services(
     ports, overridable = ports_of(skeleton)
     dataset = open_dataset(data, ports, overridable, model=skeleton)
     function = load_callable(metric, "--metric") if isinstance(metric, str) else metric
-    wanted = tuple(budget.max_drop) if budget is not None else ()
-    return CalibrationService(dataset, metric=function, wanted=wanted, tell=tell, ports=(ports, overridable))
+    names = tuple(dict.fromkeys((*(budget.max_drop if budget is not None else ()), *wanted)))
+    return CalibrationService(dataset, metric=function, wanted=names, tell=tell, ports=(ports, overridable))
 
 
 def load_ranges(path: str | Path | None) -> Any:

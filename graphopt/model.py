@@ -17,7 +17,7 @@ from graphopt.io.copying import copy_graph
 from graphopt.io.exporter import export_model
 from graphopt.io.ir_versions import least_ir_version
 from graphopt.io.loading import Loaded, load_file, load_proto
-from graphopt.io.placement import Placement, Stripped
+from graphopt.io.placement import Placement, Stripped, Weighed
 from graphopt.io.save import SavedFiles, save_model
 from graphopt.io.scratch import Scratch
 from graphopt.io.session_source import SessionSource, session_source
@@ -97,6 +97,11 @@ class Model:
             for body in self.bodies()
             for constant in (*body.initializers, *body.defaults.values())
         )
+
+    def file_bytes(self) -> int:
+        """Bytes that the model takes in files, to within a few bytes per tensor; no weight is loaded."""
+        placement = Weighed()
+        return int(self._export(placement).ByteSize()) + placement.nbytes
 
     @property
     def data_files(self) -> list[Path]:

@@ -5,6 +5,7 @@ These names are the public interface for passes, ours and anybody's.
 
 from graphopt.errors import PassError, RefusedRewrite, UserError
 from graphopt.graph.annotations import Annotations
+from graphopt.graph.dataflow import reads
 from graphopt.graph.dims import Dim, Sym
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use
@@ -18,6 +19,7 @@ from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Ten
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
 from graphopt.pipeline.base import Limits, NodePass, Numerics, Pass, PassContext, PatternPass, Watch
+from graphopt.pipeline.select import is_selected, select_nodes
 from graphopt.pipeline.targets import Target
 
 __all__ = [
@@ -56,5 +58,8 @@ __all__ = [
     "UserError",
     "Variable",
     "Watch",
+    "is_selected",
+    "reads",
+    "select_nodes",
     "with_type",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from graphopt.graph.journal import Change, Journal
 from graphopt.graph.text import dtype_text
 from graphopt.interface import InterfaceEdits, type_text
-from graphopt.pipeline.base import Pass
+from graphopt.pipeline.base import Numerics, Pass
 from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
 from graphopt.pipeline.spec import format_value
@@ -26,6 +27,7 @@ from graphopt.report.document import (
     PassReport,
     PortChange,
     Refusal,
+    Rewrite,
     RunReport,
 )
 
@@ -33,6 +35,20 @@ if TYPE_CHECKING:
     from graphopt.validation.proof import Proof
 
 PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+class Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What has passed since the last lap belongs to `stage`."""
+        now = time.perf_counter()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
+        self._last = now
 
 
 def versions() -> dict[str, str]:
@@ -82,6 +98,10 @@ def pass_reports(
                 nodes_added=sum(len(c.added) for c in changes),
                 seconds=timing.seconds.get(item, 0.0),
                 rolled_back_sites=sum(1 for g in outcome.guilty if g.pass_name == item.name),
+                changes=tuple(
+                    Rewrite(c.key.anchor, c.why) for c in changes if item.numerics is Numerics.LOSSY
+                ),
+                remark=str(outcome.run.notes.get(("remark", item), "")),
             )
         )
     return tuple(rows)

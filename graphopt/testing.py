@@ -177,9 +177,10 @@ def assert_refuses(
     target: str = "portable",
     keep: Sequence[str] = (),
     limits: Limits | None = None,
+    data: Any = None,
 ) -> Applied:
     """Assert that `passes` leave `before` alone and, if given, that a recorded reason contains `reason`."""
-    done = apply(passes, before, target=target, keep=keep, limits=limits)
+    done = apply(passes, before, target=target, keep=keep, limits=limits, data=data)
     assert not done.journal.changes, f"rewrote {[str(c.key) for c in done.journal.changes]}"
     if reason is not None:
         assert any(reason in r for r in done.reasons), f"{reason!r} is not among {done.reasons}"

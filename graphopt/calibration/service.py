@@ -302,6 +302,12 @@ class CalibrationService:
                 return
         self._counts[part] = done
 
+    def pairs(self, student: Model, teacher: Model) -> Iterator[tuple[Mapping[str, Any], Outputs]]:
+        """Batches of calibration inputs of `student`, and what `teacher` computes of them."""
+        with Lazily(lambda: self._open(teacher.session_source())) as reference:
+            for batch in self._batches(student, "calibration", self.max_batch):
+                yield batch.feeds, run_batch(reference(), batch)
+
     # -- latency -----------------------------------------------------------------------------------
 
     def latency(self, student: Model, teacher: Model) -> float:

@@ -19,6 +19,7 @@ from graphopt.cli import (
     calibrate,
     completion,
     diff,
+    distill,
     extract,
     inspect,
     lint,
@@ -35,7 +36,20 @@ from graphopt.pipeline.options import suggestion
 INTERNAL_ERROR = 4
 INTERRUPTED = 130
 
-_VERBS = (run, passes, inspect, lint, validate, calibrate, sensitivity, diff, extract, merge, completion)
+_VERBS = (
+    run,
+    passes,
+    inspect,
+    lint,
+    validate,
+    calibrate,
+    sensitivity,
+    distill,
+    diff,
+    extract,
+    merge,
+    completion,
+)
 _EPILOG = """\
 examples:
   graphopt run model.onnx --passes                  the default pipeline

@@ -1,7 +1,7 @@
 """List the passes, or show one in full.
 
-Without PASS, all passes and presets that are installed. PASS is a name from that list, ./file.py:Class, or
-package.module:Class.
+Without PASS, all passes, presets and recipes that are installed. PASS is a name from that list,
+./file.py:Class, or package.module:Class.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from graphopt.cli import arguments
 if TYPE_CHECKING:
     from graphopt.pipeline.base import Pass
     from graphopt.pipeline.options import Option
+    from graphopt.pipeline.recipe import Offer
     from graphopt.pipeline.registry import Registry
 
 VERB = "passes"
@@ -49,12 +50,23 @@ class PresetInfo:
 
 
 @dataclass(frozen=True)
+class RecipeInfo:
+    """A recipe: stages of passes with gates, for `graphopt run --recipe`."""
+
+    name: str
+    description: str
+    stages: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class Catalog:
     """Everything that is installed; `broken` says what could not be imported, and why."""
 
     passes: tuple[PassInfo, ...]
     presets: tuple[PresetInfo, ...]
     broken: tuple[str, ...]
+    recipes: tuple[RecipeInfo, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
+    from graphopt.pipeline.recipe import installed_recipes
     from graphopt.pipeline.registry import DEFAULT, NONE, installed
     from graphopt.report.document import to_json
 
@@ -80,6 +93,9 @@ def execute(args: argparse.Namespace) -> int:
     elif args.name in registry.preset_names():
         info = PresetInfo(args.name, registry.preset(args.name), registry.source(args.name))
         out.write((to_json(info, SCHEMA) if args.json else info.pipeline) + "\n")
+    elif args.name and args.name not in registry.pass_names() and args.name in installed_recipes():
+        offer = installed_recipes()[args.name]
+        out.write(to_json(_recipe(offer), SCHEMA) + "\n" if args.json else offer.text)
     elif args.name:
         shown = describe(args.name, registry)
         if args.json:
@@ -115,8 +131,9 @@ def describe(name: str, registry: Registry) -> PassInfo:
 def collect(registry: Registry) -> Catalog:
     """All passes and presets; one that cannot be imported does not hide the others."""
     from graphopt.errors import GraphOptError
+    from graphopt.pipeline.recipe import installed_recipes
 
-    passes, presets, broken = [], [], []
+    passes, presets, recipes, broken = [], [], [], []
     for name in registry.pass_names():
         try:
             passes.append(describe(name, registry))
@@ -127,7 +144,18 @@ def collect(registry: Registry) -> Catalog:
             presets.append(PresetInfo(name, registry.preset(name), registry.source(name)))
         except GraphOptError as exc:
             broken.append(str(exc))
-    return Catalog(tuple(passes), tuple(presets), tuple(broken))
+    try:
+        recipes = [_recipe(offer) for offer in installed_recipes().values()]
+    except GraphOptError as exc:
+        broken.append(str(exc))
+    return Catalog(tuple(passes), tuple(presets), tuple(broken), tuple(recipes))
+
+
+def _recipe(offer: Offer) -> RecipeInfo:
+    from graphopt.pipeline.recipe import parse_recipe
+
+    read = parse_recipe(offer.text, offer.where)
+    return RecipeInfo(offer.name, read.description, tuple(s.name for s in read.stages), offer.source)
 
 
 def _place(cls: type[Pass]) -> str:
@@ -156,6 +184,11 @@ def _show_all(catalog: Catalog) -> None:
         for preset in catalog.presets:
             short = preset.pipeline if len(preset.pipeline) <= _SHORT else f"{preset.pipeline[:_SHORT]}..."
             rows.add_row(preset.name, short)
+        show(out, rows)
+    if catalog.recipes:
+        rows = table("", "", title="recipes, for graphopt run --recipe")
+        for recipe in catalog.recipes:
+            rows.add_row(recipe.name, recipe.description or ", ".join(recipe.stages))
         show(out, rows)
     for problem in catalog.broken:
         line(out, "broken", problem, "bold red")

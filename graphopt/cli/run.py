@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.complete = arguments.PASSES  # type: ignore[attr-defined]
     config = passes.add_argument("--config", metavar="TOML", help="a pipeline file")
     config.complete = arguments.FILE  # type: ignore[attr-defined]
+    recipe = passes.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="instead of passes: stages of passes with a gate after each, a .toml file or the name of an "
+        "installed recipe (`graphopt passes` lists them)",
+    )
+    recipe.complete = arguments.FILE  # type: ignore[attr-defined]
     passes.add_argument(
         "--target",
         metavar="NAME",
@@ -107,6 +114,10 @@ def execute(args: argparse.Namespace) -> int:
     source = Path(args.model)
     output = _output_path(args, source)
     options = _run_options(args, settings)
+    chosen = args.passes if args.passes is not None else steps
+    if args.recipe is not None and chosen is not None:
+        other = "--passes" if args.passes is not None else f"the passes in {args.config}"
+        raise UserError(f"--recipe and {other} exclude each other", fix="put the passes into the recipe")
 
     from graphopt import api
     from graphopt.cli.terminal import progress, reader_may_leave
@@ -114,7 +125,8 @@ def execute(args: argparse.Namespace) -> int:
     with progress(quiet=args.quiet, verbose=args.verbose) as tell:
         result = api.run(
             source,
-            args.passes if args.passes is not None else steps,
+            chosen,
+            recipe=args.recipe,
             trust_external_paths=args.trust_external_paths,
             repro_dir=args.repro_dir or output.parent / f"{output.stem}.repro",
             progress=tell,
@@ -164,7 +176,7 @@ def _checked(key: str, value: object, where: str) -> object:
 def _run_options(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `graphopt.run`."""
     options: dict[str, Any] = {
-        "target": settings.get("target", "portable"),
+        "target": settings.get("target"),
         "verify": arguments.choice(settings.get("verify", "final"), VERIFY, "--verify"),
         "keep": tuple(settings.get("keep", ())),
         "providers": arguments.comma_list(settings.get("providers", "cpu")),
@@ -191,10 +203,21 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
         output = Path(args.output)
     else:
         output = source.with_name(f"{source.stem}.opt.onnx")
+    return checked_output(output, source, in_place=args.in_place)
+
+
+def checked_output(output: Path, source: Path, *, in_place: bool = False) -> Path:
+    """`output`, where a model can be written. Raises UserError if not.
+
+    Args:
+        output: the file.
+        source: the input, which it must not be unless `in_place`.
+        in_place: the user asked for that.
+    """
     where = str(output)
     if output.is_dir():
         raise UserError("the output is a folder", where=where, fix="give a file name, as in: -o out.onnx")
-    if not args.in_place and output.suffix.lower() not in _SUFFIXES:
+    if not in_place and output.suffix.lower() not in _SUFFIXES:
         extension = (
             f"the output's extension is {output.suffix!r}" if output.suffix else "the output has no extension"
         )
@@ -203,7 +226,7 @@ def _output_path(args: argparse.Namespace, source: Path) -> Path:
             where=where,
             fix=f"call it {output.with_suffix('.onnx').name}",
         )
-    if not args.in_place and output.exists() and source.exists() and output.samefile(source):
+    if not in_place and output.exists() and source.exists() and output.samefile(source):
         raise UserError("the output is the input", where=where, fix="say --in-place if that is what you want")
     folder = output.resolve().parent
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Changes of the model's inputs and outputs, as passes see them: `graph.ports`."""
+"""Changes of the model as callers see it: its inputs, its outputs, and what it says about itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 
 from graphopt.errors import RefusedRewrite
 from graphopt.graph import ports
+from graphopt.graph.annotations import Annotations, strip
 from graphopt.graph.journal import Refusal
 from graphopt.interface import Adapter, Array, Kind
 from graphopt.ir import Node, Tensor, Variable
@@ -111,6 +112,10 @@ class PortRewriter:
             self.refuse(kind, name, refused.reason)
             return False
         return not site.refused
+
+    def strip(self, what: Annotations, why: str) -> bool:
+        """Take what computes nothing out of the whole model, as one site; False when nothing changed."""
+        return strip(self._state, what, why)
 
     # -- dims ------------------------------------------------------------------------------------
 

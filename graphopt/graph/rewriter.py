@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from graphopt.errors import RefusedRewrite
-from graphopt.graph.annotations import Annotations, strip
+from graphopt.graph.dims import Dim
 from graphopt.graph.inline import inline_branch
 from graphopt.graph.opset import raised_opset
-from graphopt.graph.port_rewriter import PortRewriter
 from graphopt.graph.prune import prune_function, prune_opset_import
+from graphopt.graph.resize import resize
 from graphopt.graph.view import Array, GraphView
+from graphopt.io.weights import sparse_values
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
+
+#: Rewriters of bodies, each with the opset that was in force there.
+Bodies: TypeAlias = "Iterator[list[tuple[Rewriter, int]]]"
 
 
 class Rewriter(GraphView):
@@ -66,6 +70,13 @@ class Rewriter(GraphView):
         """A new initializer of this body. It joins the model when a node reads it."""
         stored = self._state.model.stow(np.asarray(values))
         made = Constant(self.fresh_name(hint), stored, made_by=self._state.pass_name)
+        self._state.facts.set_constant(made)
+        return made
+
+    def new_sparse_constant(self, hint: str, values: Array) -> Constant:
+        """Like `new_constant`, but stored as the elements that are not zero and their places."""
+        name = self.fresh_name(hint)
+        made = Constant(name, sparse_values(name, values), made_by=self._state.pass_name)
         self._state.facts.set_constant(made)
         return made
 
@@ -363,9 +374,7 @@ class Rewriter(GraphView):
         return prune_opset_import(self._state, self.body, domain)
 
     @contextlib.contextmanager
-    def raise_opset(
-        self, version: int, why: str, *, lower: bool = False
-    ) -> Iterator[list[tuple[Rewriter, int]]]:
+    def raise_opset(self, version: int, why: str, *, lower: bool = False) -> Bodies:
         """The whole model imports ai.onnx `version` from here on; a site, in which its nodes are adapted.
 
         Args:
@@ -379,14 +388,13 @@ class Rewriter(GraphView):
         with raised_opset(self._state, version, why, lower=lower) as bodies:
             yield [(Rewriter(self._state, body), old) for body, old in bodies]
 
-    @property
-    def ports(self) -> PortRewriter:
-        """Changes of the model's inputs and outputs; only on the main graph."""
-        return PortRewriter(self)
+    def resize(self, shapes: Mapping[Tensor, tuple[Dim, ...]]) -> None:
+        """State the shapes that tensors have since the edits of this site; stale facts follow.
 
-    def strip(self, what: Annotations, why: str) -> bool:
-        """Take what computes nothing out of the whole model, as one site; False when nothing changed."""
-        return strip(self._state, what, why)
+        Raises:
+            RefusedRewrite: inference does not confirm them, or the size of another tensor would change.
+        """
+        resize(self._state, self.body, shapes)
 
     def inline(self, node: Node, body: Body, why: str) -> None:
         """Put the nodes of `body`, a branch of `node`, in the place of `node`.

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.graph.cost import CostModel
 from graphopt.graph.dims import Dim
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use, is_function_call
 from graphopt.graph.mentions import unreachable_functions, unused_opset_imports
 from graphopt.graph.schema import defaults, has_op
 from graphopt.graph.state import GraphState
-from graphopt.io.weights import FileValues
+from graphopt.io.weights import FileValues, SparseProtoValues
 from graphopt.ir import Body, Constant, Function, Node, Tensor
 from graphopt.model import Model
 
@@ -52,6 +53,15 @@ class GraphView:
     def opset_of(self, domain: str) -> int | None:
         """Version of the operator set `domain`, None when the body does not import it."""
         return self._opsets.get(domain)
+
+    @property
+    def ir_version(self) -> int:
+        """The file format's version."""
+        return int(self._state.model.ir_version)
+
+    def is_sparse(self, constant: Constant) -> bool:
+        """Whether a constant is stored as a sparse tensor."""
+        return isinstance(constant._values, SparseProtoValues)
 
     @property
     def is_function(self) -> bool:
@@ -138,6 +148,11 @@ class GraphView:
         if slot < len(node.outputs) and node.outputs[slot].name:
             return node.outputs[slot]
         return None
+
+    def flops(self) -> int:
+        """Arithmetic operations of the body's nodes, as far as shapes tell; a symbolic dim counts as 1."""
+        model = CostModel(self._state.facts, {})
+        return sum(model.flops(node) or 0 for node in self.nodes())
 
     # -- tensors ---------------------------------------------------------------------------------
 

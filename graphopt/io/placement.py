@@ -48,6 +48,19 @@ class Stripped(Placement):
             super().place(tensor, data, holder, feeds_shapes)
 
 
+class Weighed(Placement):
+    """Leaves large tensors without data, and counts what they would take."""
+
+    keeps_typed = False
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def place(self, tensor: onnx.TensorProto, data: Data, holder: Holder, feeds_shapes: bool) -> None:
+        """Count the data."""
+        self.nbytes += size_of(data)
+
+
 class Ticketed(Placement):
     """Puts a ticket in place of the data, for `wire.substitute` to replace by the data itself."""
 

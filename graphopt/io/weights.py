@@ -205,3 +205,18 @@ def _text(data: bytes) -> str | bytes:
         return data.decode()
     except UnicodeDecodeError:
         return data
+
+
+def sparse_values(name: str, dense: Array) -> SparseProtoValues:
+    """`dense` as its elements that are not zero, and their linear indices."""
+    flat = np.ascontiguousarray(dense).reshape(-1)
+    places = np.flatnonzero(flat).astype(np.int64)
+    data_type = onnx_dtype(dense.dtype)
+    values = onnx.TensorProto(
+        name=name, data_type=data_type, dims=[len(places)], raw_data=flat[places].tobytes()
+    )
+    indices = onnx.TensorProto(
+        data_type=onnx.TensorProto.INT64, dims=[len(places)], raw_data=places.astype("<i8").tobytes()
+    )
+    tensor = onnx.SparseTensorProto(values=values, indices=indices, dims=dense.shape)
+    return SparseProtoValues(tensor, ProtoValues(tensor.values), ProtoValues(tensor.indices))

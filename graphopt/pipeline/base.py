@@ -22,7 +22,6 @@ from graphopt.errors import PassError, RefusedRewrite, UserError
 from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.view import Array, GraphView
 from graphopt.ir import Node, Tensor
-from graphopt.model import Model
 from graphopt.pattern.build import OpPattern, PatternBuilder, depth
 from graphopt.pattern.match import Failure, Match, find
 from graphopt.pipeline.services import Request, Services, Statistic
@@ -110,6 +109,7 @@ class PassContext:
     budget: Budget | None = None
     ranges: Any = None
     snapshot: Teacher | None = None
+    float_snapshot: Teacher | None = None
 
     @property
     def has_data(self) -> bool:
@@ -122,12 +122,24 @@ class PassContext:
         assert self.snapshot is not None, "a pass that is not LOSSY asked for the teacher"
         return self.snapshot
 
-    def observe(self, graph: GraphView, watches: Sequence[Watch]) -> list[Any]:
+    @property
+    def reference(self) -> Teacher:
+        """The float model that is quantized: the teacher, or what pruning and the like have made of it."""
+        return self.float_snapshot or self.teacher
+
+    def remark(self, owner: Pass, text: str) -> None:
+        """Have the report say `text` of all that the pass `owner` did; a later remark takes its place."""
+        self.notes["remark", owner] = text
+
+    def observe(
+        self, graph: GraphView, watches: Sequence[Watch], teacher: Teacher | None = None
+    ) -> list[Any]:
         """Accumulate statistics of tensors over the calibration data.
 
         Args:
             graph: a body of the model, which is run as it now stands: an open site is part of it.
             watches: what to accumulate, of which tensors.
+            teacher: whose tensors `Watch.teacher` are; `self.teacher` by default.
 
         Returns:
             For each watch its statistic, filled; objects of the class of `watch.statistic`.
@@ -136,15 +148,16 @@ class PassContext:
             UserError: there is no data.
         """
         names: list[Request] = []
+        source = teacher or self.snapshot
         for watch in watches:
-            teachers = (self.teacher.tensor(t) or t for t in watch.teacher)
+            teachers = ((source.tensor(t) if source else None) or t for t in watch.teacher)
             names.append(
                 Request(
                     watch.statistic, tuple(t.name for t in watch.student), tuple(t.name for t in teachers)
                 )
             )
-        teacher = self.snapshot.model if any(r.teacher for r in names) and self.snapshot else None
-        return self._services().observe(graph.snapshot(), teacher, names)
+        model = source.model if any(r.teacher for r in names) and source else None
+        return self._services().observe(graph.snapshot(), model, names)
 
     def score(self, graph: GraphView, samples: int | None = None) -> Score:
         """How close the model as it now stands is to the teacher, on calibration data.
@@ -200,24 +213,19 @@ class Pass(abc.ABC):
         numerics: how far it may move the numbers.
         uses_data: it may ask for statistics of the user's data although it is not LOSSY.
         changes_interface: it changes inputs or outputs: what it is asked for is what users name.
+        quantizes: it turns a float model into one of integers, or works on such a model: it may ask for the
+            model as it was before the first of these passes (`PassContext.reference`).
     """
 
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
     uses_data: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Rewrite `graph`, one body of the model. Called for every body, innermost first."""
-
-    def check(self, model: Model) -> None:
-        """Look at what was asked for and at the model that it was asked of, before any work.
-
-        Raises:
-            UserError: the one cannot be done to the other, whatever other passes do.
-        """
-        return
 
     def least_opset(self) -> int:
         """The oldest version of the standard operators with which this can be expressed; 0: any.
@@ -225,6 +233,25 @@ class Pass(abc.ABC):
         A pipeline raises a model that is older before the first pass runs.
         """
         return 0
+
+    def needs_data(self) -> bool:
+        """Whether it can do nothing without the user's data; then a run without it is refused at once."""
+        return False
+
+    def globs(self) -> tuple[str, ...]:
+        """Globs over names of nodes in its options. One that matches no name in the model is refused."""
+        return ()
+
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:  # noqa: B027 most have none
+        """Refuse, by a UserError, what cannot be done to this model. Called once, before any pass runs.
+
+        For requests that the options alone do not show to be impossible, such as a budget below what is
+        left when all is gone. Other passes may still change the model before this one runs.
+
+        Args:
+            bodies: views of all bodies of the model that came in; the main graph is last.
+            ctx: target, limits, budget, and whether there is data.
+        """
 
     @classmethod
     def summary(cls) -> str:

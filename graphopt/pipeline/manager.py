@@ -8,8 +8,8 @@ journal's `limit` and `skip`.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.budget import Budget
@@ -21,7 +21,7 @@ from graphopt.graph.state import GraphState
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, NodePass, Numerics, Pass, PassContext
 from graphopt.pipeline.instruments import CheckStructure, Instrument, Timing
-from graphopt.pipeline.registry import Fixpoint, Step
+from graphopt.pipeline.registry import Fixpoint, Stage, Step
 from graphopt.pipeline.services import Services
 from graphopt.pipeline.targets import Target
 from graphopt.pipeline.teacher import Teacher
@@ -43,6 +43,7 @@ class Settings:
         services: runs models on the user's data; None where there is none.
         budget: what passes that move the numbers have to keep, None: only measured.
         ranges: activation ranges that the user handed in.
+        teacher: makes the teacher of passes that move the numbers; None: the model before the first of them.
     """
 
     target: Target
@@ -53,6 +54,18 @@ class Settings:
     services: Services | None = None
     budget: Budget | None = None
     ranges: Any = None
+    teacher: Callable[[GraphState, PassContext], Teacher] | None = None
+
+    def context(self) -> PassContext:
+        """What passes may ask for; a new one for every run."""
+        return PassContext(
+            self.target,
+            self.limits,
+            self.evaluator,
+            services=self.services,
+            budget=self.budget,
+            ranges=self.ranges,
+        )
 
     def check_deadline(self) -> None:
         """Raise UserError if the time is up."""
@@ -88,20 +101,9 @@ def flatten(steps: Iterable[Step]) -> list[Pass]:
     """The passes of a pipeline, each once, in order of appearance."""
     found: dict[Pass, None] = {}
     for step in steps:
-        found.update(dict.fromkeys(flatten(step.steps) if isinstance(step, Fixpoint) else [step]))
+        inner = flatten(step.steps) if isinstance(step, Fixpoint | Stage) else [step]
+        found.update(dict.fromkeys(inner))
     return list(found)
-
-
-def check_requests(steps: Iterable[Step], model: Model) -> None:
-    """Let passes refuse what cannot be done to the model; those behind a change of the interface, later.
-
-    Raises:
-        UserError: something that was asked for makes no sense for this model.
-    """
-    for item in flatten(steps):
-        item.check(model)
-        if item.changes_interface:
-            return
 
 
 def without(steps: Sequence[Step], names: Collection[str]) -> tuple[Step, ...]:
@@ -112,6 +114,8 @@ def without(steps: Sequence[Step], names: Collection[str]) -> tuple[Step, ...]:
             inner = without(step.steps, names)
             if inner:
                 kept.append(Fixpoint(inner, step.limit))
+        elif isinstance(step, Stage):
+            kept.append(replace(step, steps=without(step.steps, names)))
         elif step.name not in names:
             kept.append(step)
     return tuple(kept)
@@ -142,15 +146,8 @@ def execute(
     """
     journal = Journal(limit=limit, skip=skip)
     state = GraphState(model, infer(model), journal, settings.keep)
-    ctx = PassContext(
-        settings.target,
-        settings.limits,
-        settings.evaluator,
-        services=settings.services,
-        budget=settings.budget,
-        ranges=settings.ranges,
-    )
     timing = Timing()
+    ctx = settings.context()
     runner = _Runner(state, ctx, settings, [timing, CheckStructure(), *instruments])
     runner.run(steps)
     for instrument in runner.instruments:
@@ -168,13 +165,29 @@ class _Runner:
         self.last_run: dict[Pass, int] = {}
         self.between: dict[int, Model] = {}
         self.was_lossy = False
+        self.other_lossy = False  # a pass that moves the numbers and does not quantize has run
 
     def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
             if isinstance(step, Fixpoint):
                 self.fixpoint(step)
+            elif isinstance(step, Stage):
+                self.stage(step)
             else:
                 self.run_pass(step)
+
+    def stage(self, stage: Stage) -> None:
+        """Run a stage; its passes that search for what a budget allows search for what its gate does."""
+        ctx, outer = self.ctx, self.ctx.budget
+        if stage.gate is not None and stage.gate.needs_data:
+            ctx.budget = stage.gate.budget
+        before = len(self.state.journal.changes)
+        self.run(stage.steps)
+        ctx.budget = outer
+        if self.state.journal.exhausted:
+            return
+        for instrument in self.instruments:
+            instrument.after_stage(stage, self.state, len(self.state.journal.changes) - before)
 
     def fixpoint(self, group: Fixpoint) -> None:
         changes = self.state.journal.changes
@@ -215,8 +228,15 @@ class _Runner:
         """Keep the model where the passes turn LOSSY, or turn from that: each side is proven by itself."""
         lossy = item.numerics is Numerics.LOSSY
         if lossy and self.ctx.snapshot is None:
-            self.ctx.snapshot = Teacher(self.state)
-            self.between[applied] = self.ctx.snapshot.model
+            if self.settings.teacher is not None:
+                self.ctx.snapshot = self.settings.teacher(self.state, self.ctx)
+                self.between[applied] = self.state.finish().copy()
+            else:
+                self.ctx.snapshot = Teacher(self.state)
+                self.between[applied] = self.ctx.snapshot.model
         elif lossy != self.was_lossy and applied not in self.between:
             self.between[applied] = self.state.finish().copy()
         self.was_lossy = lossy
+        if item.quantizes and self.ctx.float_snapshot is None:
+            self.ctx.float_snapshot = Teacher(self.state) if self.other_lossy else self.ctx.snapshot
+        self.other_lossy |= lossy and not item.quantizes

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from graphopt.budget import Gate
 from graphopt.errors import PassError, UserError
 from graphopt.pipeline.options import build, options_of, suggestion
 from graphopt.pipeline.spec import FIXPOINT, FixpointSpec, PassSpec, Spec, format_pipeline, parse_pipeline
@@ -48,7 +49,31 @@ class Fixpoint:
     limit: int | None = None
 
 
-Step: TypeAlias = "Pass | Fixpoint"
+@dataclass(frozen=True)
+class Stage:
+    """A part of a recipe: steps that run once, and what is asked of the model after them.
+
+    Attributes:
+        name: what people call it.
+        steps: what runs.
+        passes: the same as it was written.
+        gate: what the model has to keep; None: it is only measured.
+        on_fail: what happens otherwise: the run ends ("stop"), goes on as if the stage were not there
+            ("skip"), or goes on ("warn").
+        where, gate_where: the places in the recipe that say so.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    passes: str = ""
+    gate: Gate | None = None
+    on_fail: OnFail = "stop"
+    where: str | None = None
+    gate_where: str | None = None
+
+
+OnFail: TypeAlias = Literal["stop", "skip", "warn"]
+Step: TypeAlias = "Pass | Fixpoint | Stage"
 
 
 @dataclass(frozen=True)
@@ -121,7 +146,7 @@ class Registry:
             )
         return text
 
-    def presets_in(self, passes: str | Sequence[str | Pass | Fixpoint | Spec] | None) -> list[str]:
+    def presets_in(self, passes: str | Sequence[str | Step | Spec] | None) -> list[str]:
         """The presets that `passes`, as given to `resolve`, names."""
         items = [passes] if isinstance(passes, str) else list(passes or ())
         specs = [s for i in items for s in (parse_pipeline(i) if isinstance(i, str) else [i])]
@@ -129,7 +154,7 @@ class Registry:
 
     def resolve(
         self,
-        passes: str | Sequence[str | Pass | Fixpoint | Spec] | None,
+        passes: str | Sequence[str | Step | Spec] | None,
         *,
         default: str | None = None,
         target: str = "",
@@ -196,12 +221,16 @@ class Registry:
 
     def format(self, steps: Iterable[Step]) -> str:
         """The pipeline string of `steps`, without options that have their default."""
-        return format_pipeline(self._to_spec(step) for step in steps) or NONE
+        return format_pipeline(self._to_specs(steps)) or NONE
 
-    def _to_spec(self, step: Step) -> Spec:
-        if isinstance(step, Fixpoint):
-            return FixpointSpec(tuple(self._to_spec(inner) for inner in step.steps), step.limit)
-        return PassSpec(self.spell(step), options_of(step))
+    def _to_specs(self, steps: Iterable[Step]) -> Iterator[Spec]:
+        for step in steps:
+            if isinstance(step, Stage):
+                yield from self._to_specs(step.steps)
+            elif isinstance(step, Fixpoint):
+                yield FixpointSpec(tuple(self._to_specs(step.steps)), step.limit)
+            else:
+                yield PassSpec(self.spell(step), options_of(step))
 
     def _entry(self, name: str, table: Mapping[str, tuple[Entry, ...]]) -> Entry:
         entries = table.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphopt.graph.state import GraphState
 from graphopt.graph.view import Array
 from graphopt.ir import Constant, Node, Tensor
@@ -29,6 +31,18 @@ class Teacher:
             for node, twin in zip(old.nodes, new.nodes, strict=True):
                 self._nodes[node] = twin
                 self._tensors.update(zip(node.outputs, twin.outputs, strict=True))
+
+    @classmethod
+    def of(cls, model: Model, tensors: Mapping[Tensor, Tensor]) -> Teacher:
+        """Another model, which has some of the tensors.
+
+        Args:
+            model: has the same inputs and outputs; not changed afterwards.
+            tensors: of the model that is to learn -> of `model`.
+        """
+        teacher = cls.__new__(cls)
+        teacher.model, teacher._nodes, teacher._tensors = model, {}, dict(tensors)
+        return teacher
 
     def node(self, node: Node) -> Node | None:
         """What `node` was then; None when a later pass made it."""

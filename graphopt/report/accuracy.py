@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from graphopt.report.console import show, table
-from graphopt.report.document import AccuracyReport, FloatNode, LatencyReport, RunReport
-from graphopt.report.text import clean, plural
+from graphopt.report.document import AccuracyReport, FloatNode, LatencyReport, RunReport, SparsityReport
+from graphopt.report.text import clean, plural, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,8 @@ def accuracy(report: RunReport, console: Console, *, verbose: bool = False) -> N
         _accuracy(report.accuracy, console)
     if report.latency is not None:
         _latency(report.latency, console)
+    if report.sparsity is not None:
+        _sparsity(report.sparsity, console, verbose=verbose)
     if report.left_float:
         _left_float(report.left_float, console, verbose=verbose)
 
@@ -50,6 +52,15 @@ def _latency(found: LatencyReport, console: Console) -> None:
         f"{found.ratio:.2f}",
         f"{found.verdict} (95%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
     )
+    show(console, rows)
+
+
+def _sparsity(found: SparsityReport, console: Console, *, verbose: bool) -> None:
+    share = f"{found.zeros / found.weights:.1%} of {found.weights:,} weights are zero"
+    rows = table("sparsity", "", "as stored", "with zeros packed", numbers=(2, 3))
+    rows.add_row("all weights", share, size(found.bytes), f"about {size(found.packed_bytes)}")
+    for tensor in found.tensors if verbose else ():
+        rows.add_row(clean(tensor.name), f"{tensor.zeros / tensor.weights:.1%} of {tensor.weights:,}", "", "")
     show(console, rows)
 
 

@@ -42,6 +42,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
         verbose: leave nothing out: all passes, all outputs, versions, times by stage.
     """
     from graphopt.report.accuracy import accuracy
+    from graphopt.report.stages import stages
 
     verdict(report.verdict, report.verdict_reason or _default_reason(report), console)
     for culprit in report.culprits:
@@ -49,9 +50,12 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     _sizes(report, console)
     _interface(report, console)
     _passes(report, console, explain=explain, verbose=verbose)
+    if verbose:
+        _changes(report, console)
     if explain:
         _refusals(report, console)
     outputs(report.outputs, report.probes, console, verbose=verbose, said=report.verdict_reason)
+    stages(report, console)
     accuracy(report, console, verbose=verbose)
     for warning in report.warnings:
         line(console, "warning", clean(warning), "yellow")
@@ -246,6 +250,9 @@ def _passes(report: RunReport, console: Console, *, explain: bool, verbose: bool
         notes.append(f"{plural(refused, 'near miss', 'near misses')} (--explain lists them)")
     if notes:
         _indented(console, "; ".join(notes))
+    for p in report.passes:
+        if p.remark:
+            _indented(console, f"{p.name}: {clean(p.remark)}", style="")
 
 
 def _name(p: PassReport) -> str:
@@ -260,6 +267,15 @@ def _rewrites(p: PassReport) -> str:
     if p.rolled_back_sites:
         return f"{p.rewrites:,} ({p.rolled_back_sites:,} rolled back)"
     return f"{p.rewrites:,}"
+
+
+def _changes(report: RunReport, console: Console) -> None:
+    rows = table("changed by", "at", "how")
+    for p in report.passes:
+        for made in p.changes:
+            rows.add_row(p.name, clean(made.node), clean(made.why))
+    if rows.row_count:
+        show(console, rows)
 
 
 def _refusals(report: RunReport, console: Console) -> None:

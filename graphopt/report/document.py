@@ -79,6 +79,19 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """A rewrite of a pass that moves the numbers.
+
+    Attributes:
+        node: name of the node that it was made at.
+        why: the rewrite in words, with figures where the pass knows some.
+    """
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
 class PassReport:
     """What one pass did, all its runs in a fixpoint group taken together.
 
@@ -93,6 +106,8 @@ class PassReport:
         seconds: wall time.
         rolled_back_sites: sites undone because the result was wrong with them.
         skipped: why the pass did not run at all, "" if it ran.
+        changes: its rewrites one by one, if it is LOSSY.
+        remark: what the pass says of its rewrites together, or "".
     """
 
     name: str
@@ -105,6 +120,8 @@ class PassReport:
     seconds: float = 0.0
     rolled_back_sites: int = 0
     skipped: str = ""
+    changes: tuple[Rewrite, ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,6 +232,73 @@ class LatencyReport:
 
 
 @dataclass(frozen=True)
+class SparseTensor:
+    """How much of one weight is zero.
+
+    Attributes:
+        name: of the initializer.
+        weights: number of elements.
+        zeros: how many of them are zero.
+    """
+
+    name: str
+    weights: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How much of the weights is zero, of all matrices and filters together.
+
+    Attributes:
+        weights: number of elements, of floats and of integers that stand for them.
+        zeros: how many of them are zero.
+        bytes: what they take as they are stored.
+        packed_bytes: what they would take as one bit per element and the elements that are not zero.
+        tensors: each of them.
+    """
+
+    weights: int
+    zeros: int
+    bytes: int
+    packed_bytes: int
+    tensors: tuple[SparseTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of a recipe came to. Ratios are to the original: below 1, the stage left less.
+
+    Attributes:
+        name: the stage.
+        passes: its passes, as the recipe has them.
+        verdict: "passed" its gate; "measured", without one; "failed", and the run ended there; "skipped":
+            failed, and undone; "warned": failed, and stays; "not reached".
+        gate: what was asked for, in words.
+        misses: what of that is not kept, in words.
+        rewrites: how many sites its passes rewrote.
+        sqnr_db, cosine: of the worst float output, on the held-back samples; None without data.
+        metrics: the user's task metrics.
+        size_ratio: bytes of the file.
+        latency_ratio: time of a run, paired, one thread; None without data.
+        seconds: wall time of the passes.
+    """
+
+    name: str
+    passes: str
+    verdict: Literal["passed", "measured", "failed", "skipped", "warned", "not reached"] = "measured"
+    gate: tuple[str, ...] = ()
+    misses: tuple[str, ...] = ()
+    rewrites: int = 0
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    metrics: tuple[MetricRow, ...] = ()
+    size_ratio: float | None = None
+    latency_ratio: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class FloatNode:
     """A node that could have been quantized and was left, or put back, in float."""
 
@@ -269,9 +353,12 @@ class RunReport:
         versions: graphopt, onnx, onnxruntime, ... -> version.
         accuracy: for results that move the numbers, how far.
         latency: for such results, what they gain; None where it was not measured.
+        sparsity: of results with many zeros, how many; None for others.
         left_float: what could have been quantized and was not.
         interface: how inputs and outputs were changed, in order; empty when they are as they were.
         exploration: what the search for a mixture of precisions measured; None where there was none.
+        recipe: name of the recipe that was run, "" for none.
+        stages: what its stages came to.
     """
 
     input: FileInfo
@@ -292,9 +379,12 @@ class RunReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     accuracy: AccuracyReport | None = None
     latency: LatencyReport | None = None
+    sparsity: SparsityReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
     interface: tuple[PortChange, ...] = ()
+    recipe: str = ""
+    stages: tuple[StageReport, ...] = ()
 
     @property
     def writable(self) -> bool:

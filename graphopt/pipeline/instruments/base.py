@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from graphopt.graph.state import GraphState
     from graphopt.pipeline.base import Pass
+    from graphopt.pipeline.registry import Stage
 
 
 class Instrument:
@@ -17,6 +18,9 @@ class Instrument:
 
     def after_pass(self, item: Pass, state: GraphState, changes: int) -> None:
         """`item` has run and applied `changes` rewrites."""
+
+    def after_stage(self, stage: Stage, state: GraphState, changes: int) -> None:
+        """All passes of `stage`, a part of a recipe, have run and applied `changes` rewrites."""
 
     def at_end(self, state: GraphState) -> None:
         """All passes have run; `state.finish` has not been called yet."""

@@ -5,18 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from graphopt.passkit import Graph, UserError, Variable
-
-
-class HasGraph(Protocol):
-    """A model."""
-
-    @property
-    def graph(self) -> Graph:
-        """Its main graph."""
-        ...
+from graphopt.passkit import UserError, Variable
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import onnx
 
-from graphopt.passkit import Graph, Tensor, UserError, Variable
+from graphopt.passkit import Graph, GraphView, Tensor, UserError, Variable
 
 T = TypeVar("T", bound=Tensor)
 
@@ -36,6 +36,13 @@ TYPES: Final = {
 def inputs_of(graph: Graph) -> list[Variable]:
     """The inputs that must be fed."""
     return [t for t in graph.inputs if t not in graph.defaults]
+
+
+def main_of(bodies: Sequence[GraphView]) -> Graph:
+    """The main graph, of views of all bodies."""
+    main = bodies[-1].body
+    assert isinstance(main, Graph)
+    return main
 
 
 def find(tensors: Sequence[T], name: str, kind: str) -> T:

@@ -8,8 +8,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from graphopt.passkit import Adapter, Array, Numerics, Pass, PassContext, Rewriter, UserError, with_type
-from graphopt_passes.conversion._dims import HasGraph
+from graphopt.passkit import (
+    Adapter,
+    Array,
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    UserError,
+    with_type,
+)
 from graphopt_passes.conversion._ports import (
     FLOATS,
     TYPES,
@@ -17,6 +27,7 @@ from graphopt_passes.conversion._ports import (
     find,
     info_of,
     inputs_of,
+    main_of,
     np_dtype,
     type_name,
 )
@@ -44,11 +55,11 @@ class ConvertIo(Pass):
     inputs: tuple[str, ...] = field(default=(), metadata={"help": "inputs to change"})
     outputs: tuple[str, ...] = field(default=(), metadata={"help": "outputs to change"})
 
-    def check(self, model: HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse names that the model does not have, and types that are not floats."""
         for kind, names, tensors in (
-            ("input", self.inputs, inputs_of(model.graph)),
-            ("output", self.outputs, model.graph.outputs),
+            ("input", self.inputs, inputs_of(main_of(bodies))),
+            ("output", self.outputs, main_of(bodies).outputs),
         ):
             for name in names:
                 elem_type = elem_type_of(info_of(find(tensors, name, kind)))
@@ -61,8 +72,8 @@ class ConvertIo(Pass):
         """Change the inputs, then the outputs."""
         if not graph.is_main:
             return
-        self._change(graph, "input", self.inputs, graph.ports.inputs)
-        self._change(graph, "output", self.outputs, graph.ports.outputs)
+        self._change(graph, "input", self.inputs, PortRewriter(graph).inputs)
+        self._change(graph, "output", self.outputs, PortRewriter(graph).outputs)
 
     def _change(
         self, graph: Rewriter, kind: Literal["input", "output"], names: Sequence[str], tensors: Sequence[Any]
@@ -71,17 +82,17 @@ class ConvertIo(Pass):
         chosen = [find(tensors, name, kind) for name in names] if named else list(dict.fromkeys(tensors))
         new = TYPES[self.dtype]
         for tensor in chosen:
-            info = graph.ports.declared(kind, tensor)
+            info = PortRewriter(graph).declared(kind, tensor)
             old = elem_type_of(info)
             if old == new or old not in FLOATS:
                 continue
             adapter, why = cast(np_dtype(old), np_dtype(new)), f"{type_name(old)} -> {self.dtype}"
             if kind == "input":
                 ops = [("Cast", (), {"to": old})]
-                graph.ports.replace_input(tensor, with_type(info, new), ops, adapter, why)
+                PortRewriter(graph).replace_input(tensor, with_type(info, new), ops, adapter, why)
             else:
                 ops = [("Cast", (), {"to": new})]
-                graph.ports.replace_output(tensor, with_type(info, new), ops, adapter, why)
+                PortRewriter(graph).replace_output(tensor, with_type(info, new), ops, adapter, why)
 
 
 def cast(old: np.dtype[Any], new: np.dtype[Any]) -> Adapter:

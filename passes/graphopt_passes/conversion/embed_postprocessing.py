@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
 
-from graphopt.passkit import Adapter, Array, Numerics, Pass, PassContext, Rewriter, UserError, with_type
-from graphopt_passes.conversion._dims import HasGraph
-from graphopt_passes.conversion._ports import FLOATS, dims_of, elem_type_of, find, info_of, type_name
+from graphopt.passkit import (
+    Adapter,
+    Array,
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    UserError,
+    with_type,
+)
+from graphopt_passes.conversion._ports import FLOATS, dims_of, elem_type_of, find, info_of, main_of, type_name
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,9 @@ class EmbedPostprocessing(Pass):
     axis: int = field(default=-1, metadata={"help": "of softmax and argmax: the axis of the classes"})
     keepdims: bool = field(default=False, metadata={"help": "of argmax: the axis stays, with a size of 1"})
 
-    def check(self, model: HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse an output that is not there, or that this cannot be done to."""
-        self._require(info_of(find(model.graph.outputs, self.output, "output")))
+        self._require(info_of(find(main_of(bodies).outputs, self.output, "output")))
 
     def _require(self, info: onnx.ValueInfoProto) -> None:
         elem_type, dims = elem_type_of(info), dims_of(info)
@@ -55,8 +66,8 @@ class EmbedPostprocessing(Pass):
         """Put the operator behind the output."""
         if not graph.is_main:
             return
-        tensor = find(graph.ports.outputs, self.output, "output")
-        info = graph.ports.declared("output", tensor)
+        tensor = find(PortRewriter(graph).outputs, self.output, "output")
+        info = PortRewriter(graph).declared("output", tensor)
         self._require(info)
         dims = dims_of(info)
         axis = self.axis if dims is None or self.op == "sigmoid" else self.axis % len(dims)
@@ -79,7 +90,7 @@ class EmbedPostprocessing(Pass):
             one = [onnx.TensorShapeProto.Dimension(dim_value=1)] if self.keepdims else []
             after = with_type(info, onnx.TensorProto.INT64, [*dims[:axis], *one, *dims[axis + 1 :]])
         where = "" if self.op == "sigmoid" else f" along axis {axis}"
-        graph.ports.replace_output(tensor, after, [(op, (), attrs)], adapter, f"now {self.op}{where}")
+        PortRewriter(graph).replace_output(tensor, after, [(op, (), attrs)], adapter, f"now {self.op}{where}")
 
 
 def sigmoid(value: Array) -> Array:

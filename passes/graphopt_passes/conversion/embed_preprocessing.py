@@ -10,8 +10,18 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx
 
-from graphopt.passkit import Adapter, Array, Numerics, Pass, PassContext, Rewriter, UserError, with_type
-from graphopt_passes.conversion._dims import HasGraph
+from graphopt.passkit import (
+    Adapter,
+    Array,
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    UserError,
+    with_type,
+)
 from graphopt_passes.conversion._layout import denoted, from_layout, to_layout
 from graphopt_passes.conversion._ports import (
     FLOATS,
@@ -21,6 +31,7 @@ from graphopt_passes.conversion._ports import (
     find,
     info_of,
     inputs_of,
+    main_of,
     np_dtype,
     type_name,
 )
@@ -88,9 +99,9 @@ class EmbedPreprocessing(Pass):
         if self.layout == "nhwc" and self.channel_axis != 1:
             raise ValueError("layout=nhwc is for models that have their channels at axis 1")
 
-    def check(self, model: HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse an input that is not there, or that cannot be normalized."""
-        self._require(info_of(find(inputs_of(model.graph), self.input, "input")))
+        self._require(info_of(find(inputs_of(main_of(bodies)), self.input, "input")))
 
     @property
     def _channels(self) -> int:
@@ -127,8 +138,8 @@ class EmbedPreprocessing(Pass):
         """Insert the normalization."""
         if not graph.is_main:
             return
-        tensor = find(graph.ports.inputs, self.input, "input")
-        info = graph.ports.declared("input", tensor)
+        tensor = find(PortRewriter(graph).inputs, self.input, "input")
+        info = PortRewriter(graph).declared("input", tensor)
         self._require(info)
         dims = dims_of(info)
         rank = None if dims is None else len(dims)
@@ -141,10 +152,12 @@ class EmbedPreprocessing(Pass):
             ops.append(("Transpose", [], {"perm": from_layout("nhwc", len(dims))}))
         ops += self._arithmetic(graph, tensor.name, elem_type, rank)
         if not ops:
-            graph.ports.refuse("input", tensor.name, "there is nothing to do: it is raw already")
+            PortRewriter(graph).refuse("input", tensor.name, "there is nothing to do: it is raw already")
             return
         after = with_type(info, TYPES[self.dtype], raw_dims)
-        graph.ports.replace_input(tensor, after, ops, self._adapter(elem_type, rank), f"raw: {self._words()}")
+        PortRewriter(graph).replace_input(
+            tensor, after, ops, self._adapter(elem_type, rank), f"raw: {self._words()}"
+        )
 
     def _arithmetic(
         self, graph: Rewriter, name: str, elem_type: int, rank: int | None

@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.passkit import Numerics, Pass, PassContext, Rewriter, UserError, Variable
+from graphopt.passkit import (
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    UserError,
+    Variable,
+)
 from graphopt_passes.conversion import _dims
-from graphopt_passes.conversion._ports import inputs_of
+from graphopt_passes.conversion._ports import inputs_of, main_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,9 @@ class FreezeDims(Pass):
                 raise ValueError(f"{left} cannot become {right!r}: a size is an integer") from None
         return pairs
 
-    def check(self, model: _dims.HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse names that the model does not have."""
-        self._resolve(inputs_of(model.graph))
+        self._resolve(inputs_of(main_of(bodies)))
 
     def _resolve(self, inputs: Sequence[Variable]) -> dict[tuple[str, tuple[str, int] | None], int]:
         """Dim (its name, or the input and axis where it has none) -> size, of those that are open."""
@@ -78,6 +87,8 @@ class FreezeDims(Pass):
         """Bind the dims, one site for each."""
         if not graph.is_main:
             return
-        for (symbol, place), size in self._resolve(graph.ports.inputs).items():
+        for (symbol, place), size in self._resolve(PortRewriter(graph).inputs).items():
             words = symbol or f"{place[0]}:{place[1]}" if place is not None else symbol
-            graph.ports.bind_dim(symbol, [place] if place is not None else [], size, f"{words} = {size}")
+            PortRewriter(graph).bind_dim(
+                symbol, [place] if place is not None else [], size, f"{words} = {size}"
+            )

@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.passkit import Numerics, Pass, PassContext, Rewriter, UserError, Variable
+from graphopt.passkit import (
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    UserError,
+    Variable,
+)
 from graphopt_passes.conversion import _dims
-from graphopt_passes.conversion._ports import inputs_of
+from graphopt_passes.conversion._ports import inputs_of, main_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,9 @@ class RenameDims(Pass):
             if not right.isidentifier():
                 raise ValueError(f"{left} cannot be called {right!r}: a name has letters, digits and _ only")
 
-    def check(self, model: _dims.HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse names that the model does not have."""
-        self._resolve(inputs_of(model.graph))
+        self._resolve(inputs_of(main_of(bodies)))
 
     def _resolve(self, inputs: Sequence[Variable]) -> tuple[dict[str, str], dict[tuple[str, int], str]]:
         taken = set(_dims.symbols(inputs))
@@ -66,8 +75,8 @@ class RenameDims(Pass):
         """Rename all of them, as one site."""
         if not graph.is_main:
             return
-        names, axes = self._resolve(graph.ports.inputs)
+        names, axes = self._resolve(PortRewriter(graph).inputs)
         if names or axes:
             words = [f"{old} -> {new}" for old, new in names.items()]
             words += [f"{tensor}:{axis} -> {new}" for (tensor, axis), new in axes.items()]
-            graph.ports.rename_dims(names, axes, ", ".join(words))
+            PortRewriter(graph).rename_dims(names, axes, ", ".join(words))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.passkit import Annotations, Numerics, Pass, PassContext, Rewriter
+from graphopt.passkit import Annotations, Numerics, Pass, PassContext, PortRewriter, Rewriter
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ class StripMetadata(Pass):
         what = Annotations(
             self.doc_strings, self.metadata, self.value_info and foreign is None, self.node_names, self.keep
         )
-        graph.strip(what, "metadata taken out")
+        PortRewriter(graph).strip(what, "metadata taken out")

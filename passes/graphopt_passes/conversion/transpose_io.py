@@ -8,10 +8,19 @@ from typing import Any, ClassVar, Literal
 
 import onnx
 
-from graphopt.passkit import Numerics, Pass, PassContext, Rewriter, Tensor, UserError, with_type
-from graphopt_passes.conversion._dims import HasGraph
+from graphopt.passkit import (
+    GraphView,
+    Numerics,
+    Pass,
+    PassContext,
+    PortRewriter,
+    Rewriter,
+    Tensor,
+    UserError,
+    with_type,
+)
 from graphopt_passes.conversion._layout import channels_at, denoted, from_layout, permuted, to_layout
-from graphopt_passes.conversion._ports import FLOATS, dims_of, elem_type_of, find, info_of, inputs_of
+from graphopt_passes.conversion._ports import FLOATS, dims_of, elem_type_of, find, info_of, inputs_of, main_of
 
 _RANKS = (3, 4, 5)
 _IMAGES = (4, 5)
@@ -45,11 +54,11 @@ class TransposeIo(Pass):
         default="nhwc", metadata={"help": "what callers see from now on: channels last, or first"}
     )
 
-    def check(self, model: HasGraph) -> None:
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
         """Refuse names that the model does not have, and ranks that have no layout."""
         for kind, names, tensors in (
-            ("input", self.inputs, inputs_of(model.graph)),
-            ("output", self.outputs, model.graph.outputs),
+            ("input", self.inputs, inputs_of(main_of(bodies))),
+            ("output", self.outputs, main_of(bodies).outputs),
         ):
             for name in names:
                 self._require(info_of(find(tensors, name, kind)), kind)
@@ -66,9 +75,9 @@ class TransposeIo(Pass):
         """Change the inputs, then the outputs."""
         if not graph.is_main:
             return
-        for tensor in self._chosen(graph, "input", self.inputs, graph.ports.inputs):
+        for tensor in self._chosen(graph, "input", self.inputs, PortRewriter(graph).inputs):
             self._change(graph, "input", tensor)
-        for tensor in self._chosen(graph, "output", self.outputs, graph.ports.outputs):
+        for tensor in self._chosen(graph, "output", self.outputs, PortRewriter(graph).outputs):
             self._change(graph, "output", tensor)
 
     def _chosen(
@@ -77,11 +86,11 @@ class TransposeIo(Pass):
         if names or self.inputs or self.outputs:
             found = [find(tensors, name, kind) for name in names]
             for tensor in found:
-                self._require(graph.ports.declared(kind, tensor), kind)
+                self._require(PortRewriter(graph).declared(kind, tensor), kind)
             return found
         chosen: list[Any] = []
         for tensor in tensors:
-            info = graph.ports.declared(kind, tensor)
+            info = PortRewriter(graph).declared(kind, tensor)
             dims = dims_of(info)
             is_image = dims is not None and len(dims) in _IMAGES and elem_type_of(info) in FLOATS
             if is_image and not any(tensor is other for other in chosen):
@@ -89,12 +98,14 @@ class TransposeIo(Pass):
         return chosen
 
     def _change(self, graph: Rewriter, kind: Literal["input", "output"], tensor: Tensor) -> None:
-        info = graph.ports.declared(kind, tensor)
+        info = PortRewriter(graph).declared(kind, tensor)
         dims = dims_of(info)
         assert dims is not None
         rank = len(dims)
         if channels_at(dims) == (rank - 1 if self.layout == "nhwc" else 1):
-            graph.ports.refuse(kind, tensor.name, f"it is {self.layout} already, as its denotations say")
+            PortRewriter(graph).refuse(
+                kind, tensor.name, f"it is {self.layout} already, as its denotations say"
+            )
             return
         perm = to_layout(self.layout, rank)  # what callers see = Transpose(what the model has, perm)
         after = with_type(info, dims=denoted([dims[axis] for axis in perm], self.layout))
@@ -102,6 +113,8 @@ class TransposeIo(Pass):
         adapter = permuted(perm)
         if kind == "input":
             ops = [("Transpose", (), {"perm": from_layout(self.layout, rank)})]
-            graph.ports.replace_input(tensor, after, ops, adapter, why)
+            PortRewriter(graph).replace_input(tensor, after, ops, adapter, why)
         else:
-            graph.ports.replace_output(tensor, after, [("Transpose", (), {"perm": perm})], adapter, why)
+            PortRewriter(graph).replace_output(
+                tensor, after, [("Transpose", (), {"perm": perm})], adapter, why
+            )

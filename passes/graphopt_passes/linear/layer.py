@@ -7,9 +7,9 @@ grouped and depthwise convolutions. What a bias adds is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +56,6 @@ class LinearLayer:
         return self.shape[0] * self.shape[1]
 
     @property
-    def work(self) -> int:
-        """Numbers of weights: multiplications for one row."""
-        return math.prod(self.shape)
-
-    @property
     def is_depthwise(self) -> bool:
         """A convolution whose outputs see one channel each."""
         return self.shape[0] > 1 and self.node.op == "Conv" and self.stored[1] == 1
@@ -82,9 +77,6 @@ class LinearLayer:
         if self.flip:
             rows = rows.reshape(self.stored[::-1]).T
         return np.ascontiguousarray(rows.reshape(self.stored))
-
-
-Some = TypeVar("Some", bound=LinearLayer)
 
 
 def linear_layers(
@@ -252,18 +244,3 @@ def bias_place(graph: GraphView, node: Node) -> tuple[Node, int] | None:
     if not graph.is_constant(source) or shape is None or len([d for d in shape if d != 1]) > 1:
         return None
     return add, slot
-
-
-def by_depth(graph: GraphView, layers: Sequence[Some]) -> list[list[Some]]:
-    """The layers in order, those together that do not depend on each other."""
-    depth: dict[Any, int] = {}
-    found = {layer.node: layer for layer in layers}
-    groups: dict[int, list[Some]] = {}
-    for node in graph.nodes():
-        before = max((depth.get(t, 0) for t in node.inputs), default=0)
-        if node in found:
-            groups.setdefault(before, []).append(found[node])
-            before += 1
-        for tensor in node.outputs:
-            depth[tensor] = before
-    return [groups[d] for d in sorted(groups)]

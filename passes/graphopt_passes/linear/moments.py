@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from graphopt.passkit import Array
+from graphopt.passkit import Array, PassContext, Tensor
 from graphopt_passes.linear.layer import Floats
 from graphopt_passes.linear.rows import ConvRows, MatrixRows
 
@@ -84,6 +84,15 @@ class Selection:
         return left
 
 
+def selection_of(ctx: PassContext, tensor: Tensor) -> Selection | None:
+    """Which of the teacher's elements of `tensor` are left, by what the passes before noted."""
+    noted = ctx.notes.get(("kept", tensor))
+    if noted is None:
+        return None
+    axis, indices = noted
+    return Selection(int(axis), tuple(int(i) for i in indices))
+
+
 class LayerMoments:
     """The sums of `Sums` in two halves, for one to check what was learned from the other.
 
@@ -93,14 +102,23 @@ class LayerMoments:
     Args:
         unfolding: how values become rows.
         selection: the teacher's outputs that the student has; None for all.
+        bounds: what follows clips the outputs to this range. Where the teacher's is beyond it, the student's
+            may be anywhere beyond it: the wanted output is then its own, or the bound. With that the squared
+            error is never below the one behind the clip, and equal to it where it stands (but for outputs
+            that are clipped and should not be), so that lowering it lowers what counts.
 
     Attributes:
         halves: the sums, each over about half of the rows.
         left_out: rows left out.
     """
 
-    def __init__(self, unfolding: ConvRows | MatrixRows, selection: Selection | None = None) -> None:
-        self.unfolding, self.selection = unfolding, selection
+    def __init__(
+        self,
+        unfolding: ConvRows | MatrixRows,
+        selection: Selection | None = None,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+    ) -> None:
+        self.unfolding, self.selection, self.bounds = unfolding, selection, bounds
         self.halves = (Sums(), Sums())
         self.left_out = 0
         self._blocks = 0
@@ -108,7 +126,7 @@ class LayerMoments:
     @property
     def key(self) -> Hashable:
         """Kind and settings."""
-        return ("LayerMoments", self.unfolding, self.selection)
+        return ("LayerMoments", self.unfolding, self.selection, self.bounds)
 
     @property
     def nbytes(self) -> int:
@@ -130,7 +148,7 @@ class LayerMoments:
 
     def fresh(self) -> LayerMoments:
         """An empty one with the same settings."""
-        return LayerMoments(self.unfolding, self.selection)
+        return LayerMoments(self.unfolding, self.selection, self.bounds)
 
     def update(self, *values: Array) -> None:
         """Take in one batch: the layer's input and, both or none, the student's and the teacher's output.
@@ -146,7 +164,7 @@ class LayerMoments:
             if mine.shape != wanted.shape:
                 raise ValueError(f"student and teacher differ in shape: {mine.shape}, {wanted.shape}")
             with np.errstate(over="ignore", invalid="ignore"):
-                outputs = [wanted - mine, wanted]
+                outputs = [self._error(mine, wanted), wanted]
         for block in self.unfolding.blocks(x, *outputs):
             block = self._finite(block)
             # Rows of one sample stay together as far as they can: neighbors are no test of each other.
@@ -163,6 +181,16 @@ class LayerMoments:
         self.left_out += other.left_out
         for mine, theirs in zip(self.halves, other.halves, strict=True):
             mine.include(theirs)
+
+    def _error(self, mine: Array, wanted: Array) -> Array:
+        """What the student's outputs lack."""
+        low, high = self.bounds
+        error = wanted - mine
+        if low > -np.inf:
+            error = np.where(wanted <= low, np.minimum(low - mine, 0), error)
+        if high < np.inf:
+            error = np.where(wanted >= high, np.maximum(high - mine, 0), error)
+        return error
 
     def _finite(self, block: list[Array]) -> list[Array]:
         """The block with zeros in the rows that are not finite."""

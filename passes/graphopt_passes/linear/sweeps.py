@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
-from graphopt.passkit import GraphView
-from graphopt_passes.linear.layer import LinearLayer, Some, by_depth
+from graphopt.passkit import GraphView, Node, Tensor, reads
 
 #: One sweep over the data per layer, one in all, or as many as are affordable.
 Sequential: TypeAlias = Literal["auto", "yes", "no"]
@@ -20,6 +20,46 @@ _SWEEPS: Final = 4
 _UNKNOWN_DIM: Final = 32
 # Bytes of moments that are held at a time.
 _HELD: Final = 1 << 29
+
+
+class Observed(Protocol):
+    """What is observed: a layer, or something like it."""
+
+    @property
+    def node(self) -> Node:
+        """The node."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Groups, outputs, and inputs of each output."""
+        ...
+
+
+Some = TypeVar("Some", bound=Observed)
+
+
+def depths(graph: GraphView, nodes: Collection[Node]) -> dict[Tensor, int]:
+    """How many of `nodes` lie on the way to each tensor, at most; 0 where none does.
+
+    A node that holds bodies depends on what they capture.
+    """
+    depth: dict[Tensor, int] = defaultdict(int)
+    wanted = set(nodes)
+    for node in graph.nodes():
+        before = max((depth[t] for t in reads(node)), default=0)
+        for tensor in node.outputs:
+            depth[tensor] = before + (node in wanted)
+    return depth
+
+
+def by_depth(graph: GraphView, layers: Sequence[Some]) -> list[list[Some]]:
+    """The layers in order, those together that do not depend on each other."""
+    depth = depths(graph, [layer.node for layer in layers])
+    groups: dict[int, list[Some]] = {}
+    for layer in layers:
+        groups.setdefault(max(depth[t] for t in layer.node.outputs), []).append(layer)
+    return [groups[d] for d in sorted(groups)]
 
 
 def plan_sweeps(
@@ -43,7 +83,7 @@ def plan_sweeps(
     if sequential == "no":
         allowed = 1
     elif sequential == "auto":
-        work = sum(layer.work * _positions(graph, layer) for layer in layers)
+        work = sum(math.prod(layer.shape) * _positions(graph, layer) for layer in layers)
         allowed = max(_SWEEPS, _SWEEP_WORK // max(work, 1))
     per_sweep = -(-len(levels) // min(allowed, len(levels)))
     sweeps = []
@@ -68,8 +108,8 @@ def _bounded(sweep: list[tuple[Some, bool]]) -> list[list[tuple[Some, bool]]]:
     return parts
 
 
-def _positions(graph: GraphView, layer: LinearLayer) -> int:
+def _positions(graph: GraphView, layer: Observed) -> int:
     """Rows of the layer for one sample, as far as shapes tell."""
     shape = graph.shape(layer.node.outputs[0]) or ()
     known = [d if isinstance(d, int) else _UNKNOWN_DIM for d in shape[1:]]
-    return max(1, math.prod(known) // layer.outputs) if known else 1
+    return max(1, math.prod(known) // (layer.shape[0] * layer.shape[1])) if known else 1

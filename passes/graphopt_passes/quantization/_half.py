@@ -25,6 +25,7 @@ class ConvertHalf(Pass):
     """Half precision, of either kind."""
 
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
     format: ClassVar[HalfFormat]
 
     keep: tuple[str, ...] = field(

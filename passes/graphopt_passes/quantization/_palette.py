@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 
 from graphopt.passkit import Array
+from graphopt_passes.sharing.kmeans import kmeans as best_palette
+from graphopt_passes.sharing.kmeans import nearest
 
 Kind = Literal["kmeans", "binary", "ternary", "nf4", "pow2", "apot"]
 
@@ -38,9 +40,6 @@ NF4 = np.array(
     ],
     np.float32,
 )
-# Points on which the dynamic program works: more distinct values than that are merged first.
-_EXACT_POINTS = 512
-_ROUNDS = 50
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def fit(rows: Array, kind: Kind, bits: int) -> Palette:
         return _ternary(rows)
     if kind == "nf4":
         scale = _or_one(np.abs(rows).max(axis=1, initial=0.0))
-        return Palette(NF4, _nearest(rows / scale[:, None], NF4), scale)
+        return Palette(NF4, nearest(rows / scale[:, None], NF4), scale)
     levels = powers(bits) if kind == "pow2" else additive_powers(bits)
     return _scaled(rows, levels, power_of_two=kind == "pow2")
 
@@ -96,77 +95,13 @@ def fit(rows: Array, kind: Kind, bits: int) -> Palette:
 def kmeans(values: Array, entries: int) -> tuple[Array, Array]:
     """The palette of least squared error for numbers on a line, and the index of each.
 
-    Optimal by dynamic programming (Wang and Song, "Ckmeans.1d.dp", The R Journal 3/2, 2011) where there
-    are few distinct values; many are first merged into weighted points, and the result is improved on all of
-    them by Lloyd's algorithm. Nothing in it is random.
-
     Returns:
         float32 `(entries,)`, ascending, and uint8 `(elements,)`.
     """
-    ordered = np.sort(values.astype(np.float64))
-    points, weights = _points(ordered)
-    centers = _dynamic(points, weights, min(entries, len(points)))
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    for _ in range(_ROUNDS):
-        borders = np.searchsorted(ordered, (centers[:-1] + centers[1:]) / 2)
-        edges = np.concatenate([[0], borders, [len(ordered)]])
-        count = np.diff(edges)
-        mean = np.divide(np.diff(sums[edges]), count, out=centers.copy(), where=count > 0)
-        if np.array_equal(mean, centers):
-            break
-        centers = np.sort(mean)
+    centers = best_palette(values, entries)
     palette = np.full(entries, centers[-1], np.float32)
     palette[: len(centers)] = centers
-    used = palette[: len(centers)]
-    return palette, _nearest(values.astype(np.float32), used)
-
-
-def _points(ordered: Array) -> tuple[Array, Array]:
-    """Distinct values with their counts, or cells of about as many values each with their means."""
-    distinct, counts = np.unique(ordered, return_counts=True)
-    if len(distinct) <= _EXACT_POINTS:
-        return distinct, counts.astype(np.float64)
-    # Half of the cells of equal width, for the tails, half of equal count, for the middle.
-    half = _EXACT_POINTS // 2
-    wide = np.linspace(distinct[0], distinct[-1], half + 1)[1:-1]
-    even = np.quantile(ordered, np.linspace(0, 1, half + 1)[1:-1])
-    edges = np.searchsorted(ordered, np.unique(np.concatenate([wide, even])))
-    edges = np.unique(np.concatenate([[0], edges, [len(ordered)]]))
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    count = np.diff(edges).astype(np.float64)
-    return np.diff(sums[edges]) / count, count
-
-
-def _dynamic(points: Array, weights: Array, clusters: int) -> Array:
-    """Means of the best partition of sorted weighted points into `clusters` runs."""
-    # Around their mean, so that sums of squares do not cancel.
-    middle = float(np.average(points, weights=weights))
-    x = points - middle
-    w = np.concatenate([[0.0], np.cumsum(weights)])
-    s = np.concatenate([[0.0], np.cumsum(weights * x)])
-    q = np.concatenate([[0.0], np.cumsum(weights * x * x)])
-    n = len(points)
-    first, last = np.arange(n)[:, None], np.arange(1, n + 1)[None, :]
-    mass = w[last] - w[first]
-    valid = mass > 0
-    spread = np.square(s[last] - s[first])
-    cost = (q[last] - q[first]) - np.divide(spread, mass, out=np.zeros_like(spread), where=valid)
-    cost = np.where(valid, np.maximum(cost, 0.0), np.inf)  # cost[i, j]: one cluster of points i..j
-    best = cost[0].copy()
-    starts: list[Array] = []
-    for _ in range(1, clusters):
-        shifted = np.concatenate([[np.inf], best[:-1]])
-        total = shifted[:, None] + cost
-        start = total.argmin(axis=0)
-        starts.append(start)
-        best = total[start, np.arange(n)]
-    edges = [n]
-    for start in reversed(starts):
-        edges.append(int(start[edges[-1] - 1]) if edges[-1] else 0)
-    edges.append(0)
-    cuts = np.unique(np.array(edges))
-    means: Array = np.diff(s[cuts]) / np.diff(w[cuts]) + middle
-    return means
+    return palette, nearest(values.astype(np.float32), palette[: len(centers)])
 
 
 def _binary(rows: Array) -> Palette:
@@ -226,11 +161,11 @@ def _scaled(rows: Array, levels: Array, power_of_two: bool) -> Palette:
     else:
         candidates = [peak * f for f in np.linspace(1.0, 0.4, 25)]
     best = candidates[0].astype(np.float32)
-    index = _nearest(rows / best[:, None], levels)
+    index = nearest(rows / best[:, None], levels)
     error = _error(rows, levels, index, best)
     for candidate in candidates[1:]:
         scale = candidate.astype(np.float32)
-        other = _nearest(rows / scale[:, None], levels)
+        other = nearest(rows / scale[:, None], levels)
         other_error = _error(rows, levels, other, scale)
         better = other_error < error
         best, error = np.where(better, scale, best), np.where(better, other_error, error)
@@ -241,13 +176,6 @@ def _scaled(rows: Array, levels: Array, power_of_two: bool) -> Palette:
 def _error(rows: Array, levels: Array, index: Array, scale: Array) -> Array:
     total: Array = np.square(levels[index] * scale[:, None] - rows).sum(axis=1)
     return total
-
-
-def _nearest(values: Array, ascending: Array) -> Array:
-    """Index of the nearest of few ascending numbers, for each value."""
-    middles = (ascending[:-1] + ascending[1:]) / 2
-    found: Array = np.searchsorted(middles, values).astype(np.uint8)
-    return found
 
 
 def _or_one(scale: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -10,16 +9,16 @@ import numpy as np
 
 from graphopt.passkit import Array, RefusedRewrite
 from graphopt.quantkit import Grid
-from graphopt_passes.linear.moments import LayerMoments, Sums
+from graphopt_passes.linear.error import OutputError
+from graphopt_passes.linear.least_squares import damped
+from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.quantization._layers import Layer
 from graphopt_passes.quantization._rounding import (
     Floats,
     Lattice,
     Method,
     Problem,
-    damped,
     gptq,
-    ideal_weights,
     solve,
 )
 
@@ -99,13 +98,15 @@ def refine(
     old = layer.to_rows(integers).astype(np.float64)
     now = lattice.values(old)
     floats = layer.to_rows(wanted).astype(np.float64)
+    if (floats == 0).any():
+        lattice = replace(lattice, pinned=(floats == 0) & (now == 0))
     _check_same_layer(now, floats)
     if damping is None:
         damping, toward = _cross_validated(moments, lattice, now, floats, shift)
     else:
         toward = True
-    error = _Error(total, now, floats, shift)
-    problem = error.problem(lattice, damping, toward)
+    error = OutputError(total, now, floats, shift)
+    problem = problem_of(error, lattice, damping, toward)
     groups = layer.scale_groups() if scales else None
     solution = solve(problem, method, sweeps=sweeps, groups=groups)
     fresh = solution.lattice.values(solution.codes)
@@ -141,8 +142,9 @@ def _cross_validated(
     """
     rows = slice(None, None, -(-now.shape[1] // _JUDGED_ROWS))
     now, floats = now[:, rows], floats[:, rows]
-    lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows])
-    halves = [_Error(half.of_rows(rows), now, floats, shift) for half in moments.halves if half.count]
+    pinned = None if lattice.pinned is None else lattice.pinned[:, rows]
+    lattice = replace(lattice, scale=lattice.scale[:, rows], zero=lattice.zero[:, rows], pinned=pinned)
+    halves = [OutputError(half.of_rows(rows), now, floats, shift) for half in moments.halves if half.count]
     if len(halves) < 2:
         return GPTQ_DAMPING, False
     folds = (halves, halves[::-1])
@@ -151,11 +153,11 @@ def _cross_validated(
     if halves[0].sees_outputs and moments.total.count >= _ROWS_PER_INPUT * now.shape[2]:
         outputs = [(d, True) for d in _TOWARD_OUTPUTS]
         if dear:
-            unrounded = [sum(b.of(a.problem(lattice, d, True).target) for a, b in folds) for d, _ in outputs]
+            unrounded = [sum(b.of(a.ideal(d)) for a, b in folds) for d, _ in outputs]
             outputs = [outputs[int(np.argmin(unrounded))]]
         tried += outputs
     errors = [
-        sum(judged.of(lattice.values(gptq(learned.problem(lattice, *how)))) for learned, judged in folds)
+        sum(judged.of(lattice.values(gptq(problem_of(learned, lattice, *how)))) for learned, judged in folds)
         for how in tried
     ]
     best, present = int(np.argmin(errors)), sum(half.of(now) for half in halves)
@@ -164,61 +166,10 @@ def _cross_validated(
     return tried[best]
 
 
-class _Error:
-    """The squared error of a layer on data as a function of its weights.
-
-    Args:
-        sums: of the data.
-        now: the weights that the student's outputs were observed with, (G, N, K).
-        floats: the float weights; what outputs should be those of, where no outputs were observed.
-        centered: the mean error does not count: the bias takes it.
-    """
-
-    def __init__(self, sums: Sums, now: Floats, floats: Floats, centered: bool) -> None:
-        self._now, self._floats, self.xx = now, floats, sums.xx
-        self._mean: Floats | None = None
-        self._mean_error: Floats | None = None
-        self.sees_outputs = bool(sums.xd.size)
-        if self.sees_outputs:
-            self._xd, self._dd = sums.xd, float(sums.dd.sum())
-            power = sums.yy - sums.y**2 / sums.count
-        else:
-            # Relative to the float weights' own outputs, everything follows from the inputs.
-            step = floats - now
-            self._xd = np.swapaxes(step @ self.xx, 1, 2)
-            self._dd = float(np.einsum("gkn,gnk->", self._xd, step))
-            power = np.einsum("gnk,gnk->gn", floats @ self.xx, floats)
-        self._power = float(power.sum())
-        if centered and self.sees_outputs:
-            self._mean, self._mean_error = sums.x / sums.count, sums.d / sums.count
-            self.xx = self.xx - sums.x[:, :, None] * self._mean[:, None, :]
-            self._xd = self._xd - sums.x[:, :, None] * self._mean_error[:, None, :]
-            self._dd -= float((sums.d * self._mean_error).sum())
-
-    def problem(self, lattice: Lattice, damping: float, toward_outputs: bool) -> Problem:
-        """What to minimize; weights about which the data says little are drawn towards the float ones."""
-        target = self._floats
-        if self.sees_outputs and toward_outputs:
-            target = self._now + ideal_weights(self.xx, self._xd, self._floats - self._now, damping)
-        return Problem(damped(self.xx, damping), target, lattice)
-
-    def of(self, weights: Floats) -> float:
-        """The squared error with other weights."""
-        step = weights - self._now
-        linear = float(np.einsum("gkn,gnk->", self._xd, step))
-        return max(0.0, self._dd - 2 * linear + float(np.einsum("gnk,gnk->", step @ self.xx, step)))
-
-    def shift(self, weights: Floats) -> Floats:
-        """What the bias has to move by with other weights, (G, N)."""
-        assert self._mean is not None
-        assert self._mean_error is not None
-        moved: Floats = self._mean_error - np.einsum("gk,gnk->gn", self._mean, weights - self._now)
-        return moved
-
-    def sqnr(self, error: float) -> float:
-        """Power of the output over `error`, in dB."""
-        tiny = np.finfo(np.float64).tiny
-        return 10 * math.log10(max(self._power, tiny) / max(error, tiny * 1e30))
+def problem_of(error: OutputError, lattice: Lattice, damping: float, toward_outputs: bool) -> Problem:
+    """What rounding has to minimize; weights about which the data says little are drawn to the float ones."""
+    toward = error.sees_outputs and toward_outputs
+    return Problem(damped(error.xx, damping), error.ideal(damping) if toward else error.wanted, lattice)
 
 
 def _check_same_layer(now: Floats, floats: Floats) -> None:

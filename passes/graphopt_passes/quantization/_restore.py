@@ -138,7 +138,7 @@ def _is_integer_result(graph: GraphView, source: Tensor) -> bool:
 
 
 def _float_values(graph: GraphView, node: Node, slot: int, stored: Node, ctx: PassContext) -> Array:
-    original = ctx.teacher.array(node, slot)
+    original = ctx.reference.array(node, slot)
     if original is not None:
         return original
     # The node was made after the teacher was taken, or the model came in quantized.

@@ -37,6 +37,7 @@ class CorrectBias(Pass):
 
     name: ClassVar[str] = "correct-bias"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     sequential: Sequential = field(
         default="auto",
@@ -78,7 +79,7 @@ class CorrectBias(Pass):
     def _layers(self, graph: Rewriter, ctx: PassContext) -> list[Layer]:
         def check(layer: Layer) -> None:
             quantized = layer.quantized
-            if ctx.teacher.node(quantized.node) is None:
+            if ctx.reference.node(quantized.node) is None:
                 raise RefusedRewrite("the float model does not have this layer")
             if quantized.bias_at is None:
                 raise RefusedRewrite("it has no constant bias and no place for one")
@@ -101,13 +102,13 @@ class CorrectBias(Pass):
         watches = []
         for layer in layers:
             node = layer.quantized.node
-            twin = ctx.teacher.node(node)
+            twin = ctx.reference.node(node)
             assert twin is not None
             axis = 1 if node.op == "Conv" else -1
             watches.append(
                 Watch(MeanDifference(axis), student=(node.outputs[0],), teacher=(twin.outputs[0],))
             )
-        for layer, error in zip(layers, ctx.observe(graph, watches), strict=True):
+        for layer, error in zip(layers, ctx.observe(graph, watches, ctx.reference), strict=True):
             node = layer.quantized.node
             shift = -error.mean
             if shift.size != layer.outputs or not np.isfinite(shift).all() or not shift.any():

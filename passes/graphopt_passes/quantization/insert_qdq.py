@@ -66,6 +66,7 @@ class InsertQDQ(Pass):
 
     name: ClassVar[str] = "insert-qdq"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     ops: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-import onnx
 
 from graphopt.passkit import Array, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Tensor
 from graphopt_passes.quantization._palette import Kind, Palette, fit
 from graphopt_passes.quantization._pick import check_globs, picked
+from graphopt_passes.quantization._unpacked import ints, unpacked
 from graphopt_passes.quantization._weights import (
     OVERHEAD,
     RECURRENT,
@@ -26,8 +26,6 @@ from graphopt_passes.quantization._weights import (
 
 _KNOWN = ("MatMul", "Gemm", "Conv", "ConvTranspose", *RECURRENT)
 _SHIFT_OPSET = 11
-# Widths that divide a byte: an index of other width is cut into such planes.
-_PLANES = (8, 4, 2, 1)
 _FIXED = {"binary": 1, "ternary": 2, "nf4": 4}
 
 
@@ -57,6 +55,7 @@ class QuantizeCodebook(Pass):
 
     name: ClassVar[str] = "quantize-codebook"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     kind: Kind = field(default="kmeans", metadata={"help": "which values may be used"})
     bits: int = field(
@@ -167,7 +166,7 @@ def _expanded(
     """
     shape = palette.indices.shape if form is None else values.shape
     index = unpacked(graph, name, palette.indices, palette.bits)
-    index = graph.op("Reshape", [index, _ints(graph, name, shape)], hint=f"{name}_indices")
+    index = graph.op("Reshape", [index, ints(graph, name, shape)], hint=f"{name}_indices")
     table = palette.values.astype(values.dtype)
     if table.ndim == 2 and len(table) > 1 and form is not None:
         # A palette per channel, one behind the other: indices move on by the channel.
@@ -185,52 +184,7 @@ def _expanded(
     if form is not None:
         return result
     if palette.indices.size != values.size:
-        result = graph.op("Reshape", [result, _ints(graph, name, (-1,))], hint=f"{name}_flat")
-        bounds = [_ints(graph, name, (n,)) for n in (0, values.size)]
+        result = graph.op("Reshape", [result, ints(graph, name, (-1,))], hint=f"{name}_flat")
+        bounds = [ints(graph, name, (n,)) for n in (0, values.size)]
         result = graph.op("Slice", [result, *bounds], hint=f"{name}_cut")
-    return graph.op("Reshape", [result, _ints(graph, name, values.shape)], hint=f"{name}_whole")
-
-
-def unpacked(graph: Rewriter, name: str, indices: Array, bits: int) -> Tensor:
-    """int32 indices, as a vector, from new initializers that hold `bits` bits of each; inside a site."""
-    flat = indices.reshape(-1).astype(np.uint8)
-    total: Tensor | None = None
-    done = 0
-    for width in _PLANES:
-        if not (bits - done) & width:
-            continue
-        plane = (flat >> done) & ((1 << width) - 1)
-        part = _plane(graph, name, plane, width)
-        if done:
-            factor = graph.new_constant(f"{name}_place", np.array(1 << done, np.int32))
-            part = graph.op("Mul", [part, factor], hint=f"{name}_plane")
-        total = part if total is None else graph.op("Add", [total, part], hint=f"{name}_planes")
-        done += width
-    assert total is not None
-    return total
-
-
-def _plane(graph: Rewriter, name: str, plane: Array, width: int) -> Tensor:
-    """A vector of int32 of `width` bits each, from whole bytes."""
-    to = {"to": int(onnx.TensorProto.INT32)}
-    if width == 8:
-        return graph.op("Cast", [graph.new_constant(f"{name}_bytes", plane)], attrs=to, hint=f"{name}_index")
-    per = 8 // width
-    rows = np.pad(plane, (0, -plane.size % per)).reshape(-1, per)
-    places = (np.arange(per) * width).astype(np.uint8)
-    packed = np.bitwise_or.reduce(rows << places, axis=1).astype(np.uint8).reshape(-1, 1)
-    # What stands above an element leaves to the left, what stands below it to the right.
-    left = graph.new_constant(f"{name}_left", (8 - width - places).astype(np.uint8))
-    right = graph.new_constant(f"{name}_right", np.array(8 - width, np.uint8))
-    stored = graph.new_constant(f"{name}_packed", packed)
-    top = graph.op("BitShift", [stored, left], attrs={"direction": "LEFT"}, hint=f"{name}_top")
-    each = graph.op("BitShift", [top, right], attrs={"direction": "RIGHT"}, hint=f"{name}_each")
-    flat = graph.op("Reshape", [each, _ints(graph, name, (-1,))], hint=f"{name}_row")
-    if plane.size % per:
-        bounds = [_ints(graph, name, (n,)) for n in (0, plane.size)]
-        flat = graph.op("Slice", [flat, *bounds], hint=f"{name}_cut")
-    return graph.op("Cast", [flat], attrs=to, hint=f"{name}_index")
-
-
-def _ints(graph: Rewriter, name: str, numbers: tuple[int, ...]) -> Tensor:
-    return graph.new_constant(f"{name}_shape", np.array(numbers, np.int64))
+    return graph.op("Reshape", [result, ints(graph, name, values.shape)], hint=f"{name}_whole")

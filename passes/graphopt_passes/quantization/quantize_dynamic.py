@@ -75,6 +75,7 @@ class QuantizeDynamic(Pass):
 
     name: ClassVar[str] = "quantize-dynamic"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     ops: tuple[str, ...] = field(
         default=("MatMul", "Gemm", "LSTM"), metadata={"help": "operators to quantize"}

@@ -54,6 +54,7 @@ class QuantizeEmbeddings(Pass):
 
     name: ClassVar[str] = "quantize-embeddings"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     bits: Literal[8, 4] = field(default=8, metadata={"help": "bits per element"})
     scale: Literal["row", "tensor"] = field(

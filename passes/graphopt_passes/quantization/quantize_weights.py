@@ -57,6 +57,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize-weights"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     bits: Literal[8, 4, 3, 2] = field(default=8, metadata={"help": "bits per weight"})
     block_size: int = field(

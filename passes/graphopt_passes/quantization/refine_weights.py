@@ -42,6 +42,7 @@ class RefineWeights(Pass):
 
     name: ClassVar[str] = "refine-weights"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     method: Method = field(default="gptq", metadata={"help": "how weights are rounded"})
     match: Match = field(
@@ -81,7 +82,9 @@ class RefineWeights(Pass):
             return
         for sweep in plan_sweeps(graph, layers, self.sequential):
             watches = [self._watch(layer, ctx, first) for layer, first in sweep]
-            for (layer, _), watch, moments in zip(sweep, watches, ctx.observe(graph, watches), strict=True):
+            for (layer, _), watch, moments in zip(
+                sweep, watches, ctx.observe(graph, watches, ctx.reference), strict=True
+            ):
                 try:
                     self._refine(graph, ctx, layer, moments, toward_outputs=bool(watch.teacher))
                 except RefusedRewrite as refused:
@@ -91,7 +94,7 @@ class RefineWeights(Pass):
         def check(layer: Layer) -> None:
             if layer.shape[2] > _COLUMNS:
                 raise RefusedRewrite(f"{layer.shape[2]} inputs per output are more than {_COLUMNS}")
-            if ctx.teacher.array(layer.quantized.node, layer.quantized.slot) is None:
+            if ctx.reference.array(layer.quantized.node, layer.quantized.slot) is None:
                 raise RefusedRewrite("the float weights are not known")
 
         return layers_of(graph, check)
@@ -101,7 +104,7 @@ class RefineWeights(Pass):
         node = layer.quantized.node
         x = node.inputs[layer.quantized.data_slot]
         moments = LayerMoments(layer.unfolding)
-        twin = ctx.teacher.node(node)
+        twin = ctx.reference.node(node)
         if self.match == "weights" or not first or twin is None:
             return Watch(moments, student=(x,))
         return Watch(moments, student=(x, node.outputs[0]), teacher=(twin.outputs[0],))
@@ -115,7 +118,7 @@ class RefineWeights(Pass):
             RefusedRewrite: see the class.
         """
         quantized = layer.quantized
-        wanted = ctx.teacher.array(quantized.node, quantized.slot)
+        wanted = ctx.reference.array(quantized.node, quantized.slot)
         codes = graph.array(quantized.q)
         assert wanted is not None
         assert codes is not None

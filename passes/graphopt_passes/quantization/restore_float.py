@@ -38,6 +38,7 @@ class RestoreFloat(Pass):
 
     name: ClassVar[str] = "restore-float"
     numerics: ClassVar[Numerics] = Numerics.LOSSY
+    quantizes: ClassVar[bool] = True
 
     min_cosine: float | None = None
     min_sqnr: float | None = None

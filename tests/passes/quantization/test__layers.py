@@ -15,9 +15,9 @@ from graphopt.passkit import Numerics, Pass, PassContext, RefusedRewrite, Rewrit
 from graphopt.quantkit import QUANT_TYPES
 from graphopt.runtime.session import open_session
 from graphopt.testing import apply
-from graphopt_passes.linear.layer import by_depth
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.rows import MatrixRows, thinning
+from graphopt_passes.linear.sweeps import by_depth
 from graphopt_passes.quantization._layers import Layer, bits_used, read_layer
 from graphopt_passes.quantization._quantized import find_quantized, weight_array
 from graphopt_passes.quantization.quantize_weights import QuantizeWeights

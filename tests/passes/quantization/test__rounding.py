@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt_passes.linear.least_squares import damped, ideal_weights
 from graphopt_passes.quantization._rounding import (
     METHODS,
     AdaRoundSettings,
@@ -18,11 +19,9 @@ from graphopt_passes.quantization._rounding import (
     Lattice,
     Problem,
     adaround,
-    damped,
     descend,
     fit_scales,
     gptq,
-    ideal_weights,
     obq,
     search_scales,
     solve,

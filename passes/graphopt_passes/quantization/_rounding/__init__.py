@@ -8,7 +8,7 @@ from graphopt_passes.quantization._rounding.adaround import AdaRoundSettings, ad
 from graphopt_passes.quantization._rounding.descent import descend, fit_scales
 from graphopt_passes.quantization._rounding.gptq import gptq
 from graphopt_passes.quantization._rounding.obq import obq, obq_cost
-from graphopt_passes.quantization._rounding.problem import Floats, Lattice, Problem, damped, ideal_weights
+from graphopt_passes.quantization._rounding.problem import Floats, Lattice, Problem
 from graphopt_passes.quantization._rounding.scales import search_scales
 from graphopt_passes.quantization._rounding.solve import METHODS, Method, Solution, solve
 
@@ -21,11 +21,9 @@ __all__ = [
     "Problem",
     "Solution",
     "adaround",
-    "damped",
     "descend",
     "fit_scales",
     "gptq",
-    "ideal_weights",
     "obq",
     "obq_cost",
     "search_scales",

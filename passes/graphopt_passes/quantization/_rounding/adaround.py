@@ -70,7 +70,7 @@ def adaround(problem: Problem, settings: AdaRoundSettings | None = None) -> Floa
         mean = first / (1 - 0.9 ** (step + 1))
         spread = np.sqrt(second / (1 - 0.999 ** (step + 1)))
         hidden -= settings.rate * mean / (spread + 1e-12)
-    codes = np.clip(base + (_rectified(hidden)[0] >= 0.5), lattice.low, lattice.high)
+    codes = lattice.pin(np.clip(base + (_rectified(hidden)[0] >= 0.5), lattice.low, lattice.high))
     return problem.better(lattice.nearest(target), codes)
 
 

@@ -52,7 +52,7 @@ def descend(problem: Problem, codes: Floats, sweeps: int, *, block: int = BLOCK)
                 old = codes[..., at]
                 wanted = -inner[..., k - start : k - start + 1] / (diagonal[:, None, k, None] * part.scale)
                 new = np.clip(np.rint(old + wanted), part.low, part.high)
-                new = np.where(np.abs(wanted) > 0.5 + _MARGIN, new, old)
+                new = part.pin(np.where(np.abs(wanted) > 0.5 + _MARGIN, new, old))
                 step = (new - old) * part.scale
                 if not step.any():
                     continue

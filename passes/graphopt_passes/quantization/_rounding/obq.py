@@ -43,7 +43,8 @@ def obq(problem: Problem) -> Floats:
 def _rows(lattice: Lattice, group: int, rows: slice, shape: tuple[int, ...]) -> Lattice:
     scale = np.broadcast_to(lattice.scale, shape)[group, rows]
     zero = np.broadcast_to(lattice.zero, shape)[group, rows]
-    return Lattice(scale, zero, lattice.low, lattice.high)
+    pinned = None if lattice.pinned is None else lattice.pinned[group, rows]
+    return Lattice(scale, zero, lattice.low, lattice.high, pinned)
 
 
 def _greedy(inverse: Floats, target: Floats, lattice: Lattice) -> Floats:
@@ -56,7 +57,8 @@ def _greedy(inverse: Floats, target: Floats, lattice: Lattice) -> Floats:
     row = np.arange(count)
     for _ in range(columns):
         pick = _cheapest(weights, lattice, np.diagonal(inverses, axis1=1, axis2=2), done)
-        part = Lattice(lattice.scale[row, pick], lattice.zero[row, pick], lattice.low, lattice.high)
+        pinned = None if lattice.pinned is None else lattice.pinned[row, pick]
+        part = Lattice(lattice.scale[row, pick], lattice.zero[row, pick], lattice.low, lattice.high, pinned)
         value = weights[row, pick]
         code = part.nearest(value)
         codes[row, pick] = code

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-# What a column that no input ever moves gets on the diagonal, relative to the mean of the live ones.
-_DEAD = 1e-6
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,20 +24,26 @@ class Lattice:
         scale: positive; broadcasts to (G, N, K): its last axis has length K, or 1 for one scale per row.
         zero: code of 0, of the shape of `scale`.
         low, high: least and largest code.
+        pinned: (G, N, K): weights that must stay 0 because they were pruned; None for none.
     """
 
     scale: Floats
     zero: Floats
     low: int
     high: int
+    pinned: Mask | None = None
 
     def nearest(self, values: Floats) -> Floats:
         """Codes, as float64, of the values nearest to `values`: rounding half to even, saturating."""
-        return np.clip(np.rint(values / self.scale) + self.zero, self.low, self.high)
+        return self.pin(np.clip(np.rint(values / self.scale) + self.zero, self.low, self.high))
 
     def floor(self, values: Floats) -> Floats:
         """Codes, as float64, of the values at or below `values`, saturating."""
-        return np.clip(np.floor(values / self.scale) + self.zero, self.low, self.high)
+        return self.pin(np.clip(np.floor(values / self.scale) + self.zero, self.low, self.high))
+
+    def pin(self, codes: Floats) -> Floats:
+        """`codes` with those of pinned weights standing for 0."""
+        return codes if self.pinned is None else np.where(self.pinned, self.zero, codes)
 
     def values(self, codes: Floats) -> Floats:
         """What codes stand for."""
@@ -48,17 +52,22 @@ class Lattice:
 
     def columns(self, at: slice) -> Lattice:
         """The lattice of some columns, contiguous ones."""
+        pinned = None if self.pinned is None else self.pinned[..., at]
         if self.scale.shape[-1] == 1:
-            return self
-        return replace(self, scale=self.scale[..., at], zero=self.zero[..., at])
+            return self if pinned is None else replace(self, pinned=pinned)
+        return replace(self, scale=self.scale[..., at], zero=self.zero[..., at], pinned=pinned)
 
     def reordered(self, order: NDArray[Any]) -> Lattice:
         """The lattice with the columns of each group permuted; `order`: (G, K)."""
-        if self.scale.shape[-1] == 1:
-            return self
         at = order[:, None, :]
+        pinned = None if self.pinned is None else np.take_along_axis(self.pinned, at, -1)
+        if self.scale.shape[-1] == 1:
+            return self if pinned is None else replace(self, pinned=pinned)
         return replace(
-            self, scale=np.take_along_axis(self.scale, at, -1), zero=np.take_along_axis(self.zero, at, -1)
+            self,
+            scale=np.take_along_axis(self.scale, at, -1),
+            zero=np.take_along_axis(self.zero, at, -1),
+            pinned=pinned,
         )
 
 
@@ -95,46 +104,3 @@ class Problem:
         """Row by row the one of two solutions with the lower objective; `codes` where they are equal."""
         wins = self.losses(other) < self.losses(codes)
         return np.where(wins[..., None], other, codes)
-
-
-def damped(hessian: Floats, damping: float) -> Floats:
-    """`hessian` made safe to invert: `damping` times the mean of its diagonal added to the diagonal.
-
-    Args:
-        hessian: (G, K, K), positive semidefinite; columns may be zero, and there may be fewer rows of data
-            than columns.
-        damping: relative; 0.01 in GPTQ. Some is always added.
-
-    Raises:
-        ValueError: an element is not finite.
-    """
-    if not np.isfinite(hessian).all():
-        raise ValueError("the inputs of the layer are not finite")
-    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    live = diagonal > 0
-    count = np.maximum(live.sum(axis=1), 1)
-    mean = np.where(live.any(axis=1), diagonal.sum(axis=1) / count, 1.0)
-    extra = np.where(live, max(damping, 1e-9), max(damping, _DEAD)) * mean[:, None]
-    result = hessian.copy()
-    at = np.arange(hessian.shape[1])
-    result[:, at, at] += extra
-    return result
-
-
-def ideal_weights(hessian: Floats, cross: Floats, weights: Floats, damping: float) -> Floats:
-    """The real weights that come closest to the wanted outputs, drawn towards `weights`.
-
-    Minimizes |X t^T - Y|^2 + d |t - w|^2 with the d that `damped` adds: where the inputs say nothing about a
-    direction, the weights stay what they were.
-
-    Args:
-        hessian: X^T X, (G, K, K), not damped.
-        cross: X^T Y, (G, K, N).
-        weights: w, (G, N, K).
-        damping: as for `damped`.
-    """
-    safe = damped(hessian, damping)
-    at = np.arange(hessian.shape[1])
-    extra = safe[:, at, at] - hessian[:, at, at]
-    wanted = cross + extra[..., None] * np.swapaxes(weights, 1, 2)
-    return np.ascontiguousarray(np.swapaxes(np.linalg.solve(safe, wanted), 1, 2))

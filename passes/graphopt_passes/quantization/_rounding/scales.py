@@ -57,6 +57,7 @@ def _by_gptq(ordered: Ordered, target: Floats, lattice: Lattice) -> tuple[Lattic
     tried = _affordable(groups * rows * columns * columns)
     best = np.full((groups, rows), np.inf)
     kept = lattice.scale.copy()
+    pinned = lattice.pinned
     size = max(1, _HELD // max(1, groups * rows * columns))
     for start in range(0, len(tried), size):
         part = tried[start : start + size]
@@ -65,6 +66,7 @@ def _by_gptq(ordered: Ordered, target: Floats, lattice: Lattice) -> tuple[Lattic
             lattice,
             scale=np.concatenate(scales, axis=1),
             zero=np.concatenate([lattice.zero] * len(part), axis=1),
+            pinned=None if pinned is None else np.concatenate([pinned] * len(part), axis=1),
         )
         _, found = sweep(ordered, np.concatenate([target] * len(part), axis=1), stacked)
         for losses, scale in zip(np.split(found, len(part), axis=1), scales, strict=True):
@@ -88,10 +90,13 @@ def _by_block(problem: Problem, lattice: Lattice, groups: NDArray[Any], count: i
         columns = np.flatnonzero(groups == group)
         hessian, target = problem.hessian[:, columns[:, None], columns], problem.target[..., columns]
         zero = lattice.zero[..., columns]
+        pinned = None if lattice.pinned is None else lattice.pinned[..., columns]
         best = np.full(target.shape[:2], np.inf)
         kept = lattice.scale[..., columns]
         for fraction in _affordable(0):
-            trial = replace(lattice, scale=_storable(lattice.scale[..., columns] * fraction), zero=zero)
+            trial = replace(
+                lattice, scale=_storable(lattice.scale[..., columns] * fraction), zero=zero, pinned=pinned
+            )
             part = Problem(hessian, target, trial)
             losses = part.losses(trial.nearest(target))
             wins = losses < best

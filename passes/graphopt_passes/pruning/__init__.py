@@ -1,0 +1,1 @@
+"""Passes that leave out what matters little: single weights, channels, whole layers."""
