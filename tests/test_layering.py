@@ -80,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "exploring",
         "extracting",
         "merging",
+        "distillation",
         "distilling",
         "calibration",
         "quantization",
