@@ -30,6 +30,7 @@ _HOME = {
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
+    "survey": "graphopt.surveying",
     "validate": "graphopt.api",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "merge",
     "run",
+    "survey",
     "validate",
 ]
 
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport
+    from graphopt.surveying import survey
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from graphopt.io.save import SavedFiles
 
 #: What is done to the student. A BatchNormalization that a layer can take in is no layer of its own.
-PASSES: Final = "fixpoint(lift-constants,remove-identity,fold-conv-bn,fold-gemm-bn),distill-layers"
+# So far from the teacher, a layer has to be told its whole output, not only what is not clipped.
+PASSES: Final = (
+    "fixpoint(lift-constants,remove-identity,fold-conv-bn,fold-gemm-bn),distill-layers{clips=false}"
+)
 # And to the teacher, so that constants can be told from what is computed.
 _TEACHER_PASSES: Final = "fixpoint(lift-constants,remove-identity)"
 _LEARNS: Final = "distill-layers"
@@ -114,7 +117,7 @@ def distill(
     settings = Settings(
         get_target("portable"),
         keep=keep,
-        evaluator=api._evaluator(),
+        evaluator=api.evaluator(),
         services=services,
         teacher=lesson,
     )
@@ -151,6 +154,9 @@ def _report(
     run: Execution, lesson: Lesson, before: Score, after: Score, services: CalibrationService, epochs: int
 ) -> DistillReport:
     changes = run.journal.changes
+    matches = lesson.matches
+    # A layer that goes into a sum is judged by that, where the teacher has it too.
+    last = {m.student.owner: m for m in matches}
     return DistillReport(
         tuple(
             Taught(
@@ -159,11 +165,14 @@ def _report(
                 m.how,
                 m.similarity,
                 None if m.channels is None else len(m.channels),
+                None if m.channels is None else m.width,
+                m.student.owner,
             )
-            for m in lesson.matches
+            for m in matches
+            if last[m.student.owner] is m
         ),
         {c.key.anchor: c.why for c in changes if c.key.pass_name == _LEARNS},
-        {r.node: r.reason for r in run.journal.refusals if r.pass_name == _LEARNS},
+        _left(run),
         tuple(lesson.unmatched),
         before,
         after,
@@ -172,3 +181,9 @@ def _report(
         sum(c.key.pass_name in _FOLDS for c in changes),
         epochs,
     )
+
+
+def _left(run: Execution) -> dict[str, str]:
+    """What was left as it is, by the tensor that it computes, with the reason."""
+    outputs = {node.name: node.outputs[0].name for node in run.model.graph.nodes}
+    return {outputs.get(r.node, r.node): r.reason for r in run.journal.refusals if r.pass_name == _LEARNS}

@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "exploring": {*PIPELINE, "api", "lossy"},
     "extracting": {*PIPELINE, "validation"},
     "merging": {*PIPELINE, "extracting", "lossy", "validation"},
+    "surveying": {*PIPELINE, "api", "lossy", "calibration"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
         *PIPELINE,
@@ -81,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         "extracting",
         "merging",
         "distillation",
+        "surveying",
         "distilling",
         "calibration",
         "quantization",
@@ -97,6 +99,7 @@ ALLOWED: dict[str, set[str]] = {
         "merging",
         "report.document",
         "validation",
+        "surveying",
     },
 }
 

@@ -41,18 +41,22 @@ class Anchor:
         kind: what computes it.
         axis: along which its channels lie: 1 or -1.
         level: how many anchors lie on the way to it.
-        attends: it is multiplied with another one, head by head, so that its channels have an order.
+        attends: what it is in attention, "q", "k" or "v": there its channels have an order. "" outside.
         clipped: what reads it is a Relu.
         group: anchors with the same number have the same channels.
+        owner: output of the layer that is judged by it; for a norm its own.
+        form: kernel and strides of a convolution.
     """
 
     tensor: Tensor
     kind: Kind
     axis: int
     level: int
-    attends: bool
+    attends: str
     clipped: bool
     group: int
+    owner: str
+    form: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,15 +67,19 @@ class Anchor:
 def find_anchors(graph: GraphView) -> list[Anchor]:
     """The anchors of a body, in its order."""
     found: dict[Tensor, tuple[Kind, int]] = {}
+    owner: dict[Tensor, Node] = {}
     for node in graph.nodes():
         axis = 1 if node.op in _AXIS_1 else -1
         if graph.is_op(node, *_LAYERS) and any(graph.is_constant(t) for t in node.inputs[:2]):
             tensor = behind_bias(graph, node.outputs[0])
             found.setdefault(tensor, ("layer", axis))
+            owner[tensor] = node
             for total in _sums(graph, tensor):
                 found.setdefault(total, ("sum", axis))
-        elif graph.is_op(node, *_NORMS):
-            found.setdefault(node.outputs[0], ("norm", axis))
+                owner[total] = node
+        elif graph.is_op(node, *_NORMS) and node.outputs[0] not in owner:
+            found[node.outputs[0]] = ("norm", axis)
+            owner[node.outputs[0]] = node
     level = _levels(graph, found)
     groups = _Groups(graph)
     return [
@@ -80,9 +88,11 @@ def find_anchors(graph: GraphView) -> list[Anchor]:
             kind,
             axis,
             level[t],
-            kind == "layer" and _attends(graph, t),
+            _attends(graph, t) if kind == "layer" else "",
             _clipped(graph, t),
             groups.number(t),
+            str(owner[t].outputs[0].name),
+            _form(graph, owner[t]),
         )
         for t, (kind, axis) in found.items()
     ]
@@ -119,19 +129,46 @@ def _levels(graph: GraphView, anchors: dict[Tensor, tuple[Kind, int]]) -> dict[T
     return level
 
 
-def _attends(graph: GraphView, tensor: Tensor) -> bool:
+def _attends(graph: GraphView, tensor: Tensor) -> str:
+    """As what `tensor` goes into attention: some of "k", "q" and "v"; "" if it does not."""
+    found: set[str] = set()
     seen, stack = {tensor}, [tensor]
     while stack and len(seen) < _REACH:
-        for reader in graph.consumers(stack.pop()):
+        current = stack.pop()
+        for reader in graph.consumers(current):
             dynamic = [t for t in reader.inputs if t.name and not graph.is_constant(t)]
             if reader.op in _PRODUCTS and len(dynamic) > 1:
-                return True
+                found.add(_role(graph, reader, current))
+                continue
             if reader.op not in _MOVES or (reader.op in ("Add", "Mul", "Div") and len(dynamic) > 1):
                 continue
             new = [t for t in reader.outputs if t not in seen]
             seen.update(new)
             stack += new
-    return False
+    return "".join(sorted(found))
+
+
+def _role(graph: GraphView, product: Node, operand: Tensor) -> str:
+    slot = next(i for i, t in enumerate(product.inputs) if t is operand)
+    if product.op not in ("MatMul", "Einsum"):
+        return "qkv"[min(slot, 2)]
+    seen, stack = set(product.outputs), list(product.outputs)
+    while stack and len(seen) < _REACH:
+        for reader in graph.consumers(stack.pop()):
+            if reader.op == "Softmax":
+                return "qk"[slot]
+            if reader.op in (*_MOVES, "Where"):
+                new = [t for t in reader.outputs if t not in seen]
+                seen.update(new)
+                stack += new
+    return "v"
+
+
+def _form(graph: GraphView, node: Node) -> tuple[int, ...]:
+    if node.op != "Conv":
+        return ()
+    shape = graph.static_shape(node.inputs[1]) or ()
+    return (*shape[2:], *(graph.attr(node, "strides") or ()))
 
 
 def _clipped(graph: GraphView, tensor: Tensor) -> bool:

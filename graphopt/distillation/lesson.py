@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from graphopt.distillation.anchors import Anchor, behind_bias, find_anchors
-from graphopt.distillation.match import How, Match, fits, match
+from graphopt.distillation.match import NUMBERED, How, Match, fits, match
 from graphopt.distillation.similarity import Samples
 from graphopt.errors import UserError
 from graphopt.graph.shapes import infer
@@ -22,9 +21,6 @@ from graphopt.pipeline.services import Request, Services
 from graphopt.pipeline.teacher import Teacher
 
 MatchBy = Literal["auto", "name", "correlation"]
-
-# Names that exporters number mean nothing.
-_NUMBERED: Final = re.compile(r"\D{0,12}\d+")
 
 
 @dataclass
@@ -95,7 +91,7 @@ class Lesson:
                 axis = 1 if (graph.rank(tensor) or 0) > 3 else -1
                 level = max((a.level for a in anchors if _before(graph, a.tensor, tensor)), default=0)
                 group = -1 - len(found)
-                found.append(Anchor(tensor, "layer", axis, level, False, False, group))
+                found.append(Anchor(tensor, "layer", axis, level, "", False, group, str(tensor.name)))
         return found
 
     def _certain(
@@ -147,7 +143,7 @@ class Lesson:
         return [
             (a, b)
             for a, b in pairs
-            if (self.by == "name" or not _NUMBERED.fullmatch(a.name)) and fits(a, b, samples[a], others[b])
+            if (self.by == "name" or not NUMBERED.fullmatch(a.name)) and fits(a, b, samples[a], others[b])
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -15,9 +16,13 @@ from graphopt.distillation.similarity import Floats, Samples, similarities
 
 How = Literal["map", "name", "output", "correlation"]
 
-# What standing at the same part of the depth counts beside the similarity, and another kind of tensor.
+# What counts beside the similarity: the same part of the depth, kind of tensor, form of a kernel, and name.
 _DEPTH: Final = 0.5
-_OTHER_KIND: Final = 0.1
+_SAME_KIND: Final = 0.1
+_SAME_FORM: Final = 0.2
+_SAME_NAME: Final = 0.2
+# Names that exporters number mean nothing.
+NUMBERED: Final = re.compile(r"\D{0,12}\d+")
 # Ways to be certain outweigh any similarity.
 _CERTAIN: Final = 1e3
 
@@ -31,6 +36,7 @@ class Match:
         how: by what they were found.
         similarity: linear CKA as the student is, between 0 and 1.
         channels: which of the teacher's channels; None: all, in their order.
+        width: how many channels the teacher has.
     """
 
     student: Anchor
@@ -38,6 +44,7 @@ class Match:
     how: How
     similarity: float
     channels: Indices | None = None
+    width: int = 0
 
 
 def match(
@@ -63,7 +70,7 @@ def match(
                 score[i, j] = _CERTAIN
             elif fits(a, b, mine[a], theirs[b]):
                 apart = abs(a.level / deepest[0] - b.level / deepest[1])
-                score[i, j] = alike[i, j] + _DEPTH * (1 - apart) - _OTHER_KIND * (a.kind != b.kind)
+                score[i, j] = alike[i, j] + _DEPTH * (1 - apart) + _bonus(a, b)
     pairs = in_order([a.level for a in student], [b.level for b in teacher], score)
     found = [
         Match(
@@ -72,6 +79,11 @@ def match(
         for i, j in pairs
     ]
     return _with_channels(found, mine, theirs)
+
+
+def _bonus(a: Anchor, b: Anchor) -> float:
+    named = a.name == b.name and not NUMBERED.fullmatch(a.name)
+    return _SAME_KIND * (a.kind == b.kind) + _SAME_FORM * (a.form == b.form) + _SAME_NAME * named
 
 
 def fits(a: Anchor, b: Anchor, mine: Samples, theirs: Samples) -> bool:
@@ -87,8 +99,8 @@ def fits(a: Anchor, b: Anchor, mine: Samples, theirs: Samples) -> bool:
     width_a, width_b = rest_a.pop(at), rest_b.pop(at)
     if rest_a != rest_b:
         return False
-    # Heads are no channels that could be left out one by one.
-    return width_a == width_b if a.attends or b.attends else width_a <= width_b
+    # Heads are no channels that could be left out one by one, and queries are no values.
+    return a.attends == b.attends and (width_a == width_b if a.attends else width_a <= width_b)
 
 
 def in_order(mine: Sequence[int], theirs: Sequence[int], score: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -160,7 +172,8 @@ def _with_channels(
         for m in members:
             same = theirs[m.teacher].rows.shape[1] == width
             if m in alike and (channels is not None or same):
-                result.append(Match(m.student, m.teacher, m.how, m.similarity, channels))
+                wide = rows[0][1].shape[1]
+                result.append(Match(m.student, m.teacher, m.how, m.similarity, channels, wide))
             elif channels is None and same:
                 result.append(m)
     order: Collection[Match] = {id(m.student): m for m in result}.values()

@@ -69,9 +69,12 @@ class Interpreter:
             )
         self.weights: dict[Constant, Value] = {}
         self.fixed: dict[Constant, Value] = {}
+        self._statistics = {
+            n.inputs[slot] for n in self.order if n.op == "BatchNormalization" for slot in _STATISTICS
+        }
         for node in self.order:
-            for slot, tensor in enumerate(node.inputs):
-                if isinstance(tensor, Constant) and self._is_learned(node, slot, tensor):
+            for tensor in node.inputs:
+                if isinstance(tensor, Constant) and self._is_learned(node, tensor):
                     self._learn(tensor)
 
     def _is_known(self, node: Node) -> bool:
@@ -79,13 +82,13 @@ class Interpreter:
             return False
         return node.op == "Constant" or (node.op in OPS and self.graph.is_op(node, node.op))
 
-    def _is_learned(self, node: Node, slot: int, tensor: Constant) -> bool:
+    def _is_learned(self, node: Node, tensor: Constant) -> bool:
         if tensor in self.weights or np.dtype(tensor.dtype) != np.float32 or self.graph.keeps(node):
             return False
         if self.graph.is_output(tensor) or not self.graph.is_constant(tensor):
             return False
-        if node.op == "BatchNormalization":
-            return slot not in _STATISTICS
+        if tensor in self._statistics:
+            return False
         shifts = node.op in ("Add", "Mul") and math.prod(tensor.shape) > 1
         return node.op in _WEIGHTED or shifts
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MAX_ROWS: Final = 40
+# What every row would say.
+_FITTED: Final = " fitted to the teacher's outputs: SQNR "
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Taught:
         teacher: the teacher's tensor that it is to become.
         how: by what the two were matched: map, name, output, correlation.
         similarity: linear CKA before, between 0 and 1.
-        channels: how many of the teacher's channels the student has; None for all.
+        channels: how many of the teacher's channels the student has, by what it has; None: all, as they are.
+        of: how many the teacher has.
+        layer: output of the layer that learns it.
     """
 
     student: str
@@ -33,6 +37,8 @@ class Taught:
     how: str
     similarity: float
     channels: int | None = None
+    of: int | None = None
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,9 @@ class DistillReport:
     folded: int = 0
     epochs: int = 0
 
-    def done(self, tensor: str) -> str:
-        """What was done to the layer that is judged by a tensor of the student."""
-        return self.fitted.get(tensor) or self.left.get(tensor, "")
+    def done(self, taught: Taught) -> str:
+        """What was done to a layer."""
+        return self.fitted.get(taught.layer) or self.left.get(taught.layer, "")
 
     @property
     def is_better(self) -> bool:
@@ -75,17 +81,21 @@ class DistillReport:
 def render(found: DistillReport, console: Console, *, verbose: bool = False) -> None:
     """Print what was learned from what, and what that gained."""
     if found.taught:
-        rows = table("student", "learns from", "by", "similar", "", "what was done", numbers=(3,))
+        rows = table(
+            "student", "learns from", "by", "similar", "", "fitted, SQNR before and after", numbers=(3,)
+        )
         shown = found.taught if verbose else found.taught[:_MAX_ROWS]
         for taught in shown:
-            of = "" if taught.channels is None else f"{taught.channels} channels"
+            of = "reordered" if taught.channels is not None else ""
+            if taught.channels != taught.of:
+                of = f"{taught.channels} of {taught.of} channels"
             rows.add_row(
                 clean(taught.student),
                 clean(taught.teacher),
                 taught.how,
                 f"{taught.similarity:.2f}",
                 of,
-                clean(found.done(taught.student)),
+                clean(found.done(taught).replace(_FITTED, ": ")),
             )
         show(console, rows)
         if len(shown) < len(found.taught):

@@ -13,7 +13,7 @@ from graphopt.cli import inspect
 from graphopt.cli.main import build_parser, main
 from graphopt.errors import PassError
 
-VERBS = ["run", "passes", "inspect", "lint", "validate", "diff", "completion"]
+VERBS = ["run", "passes", "inspect", "lint", "validate", "distill", "diff", "completion"]
 
 
 def test_help_names_every_verb(cli: Any) -> None:

@@ -106,7 +106,9 @@ def fit_layer(
 def fitted_words(power: float, before: float, after: float) -> str:
     """What fitting gained: squared errors of the output before and after, relative to its power."""
     tiny = np.finfo(np.float64).tiny
-    ratios = [10 * np.log10(max(power, tiny) / max(error, tiny * 1e30)) for error in (before, after)]
+    ratios = [
+        10 * np.log10(max(power, tiny) / max(error, power * 1e-14, tiny * 1e30)) for error in (before, after)
+    ]
     return f"fitted to the teacher's outputs: SQNR {ratios[0]:.1f} -> {ratios[1]:.1f} dB"
 
 

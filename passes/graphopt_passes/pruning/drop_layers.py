@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +10,14 @@ from typing import ClassVar, Final, Literal
 from graphopt.passkit import (
     GraphView,
     Numerics,
+    Part,
     Pass,
     PassContext,
     Rewriter,
     UserError,
     Watch,
+    glob_of,
+    select_nodes,
 )
 from graphopt.quantkit import Budget, Score, noise
 from graphopt_passes.pruning._blocks import Block, find_blocks, pairs, skip, weights
@@ -111,6 +113,40 @@ class DropLayers(Pass):
         if self.samples < 1:
             raise ValueError("samples must be at least 1")
 
+    def needs_data(self) -> bool:
+        """Blocks are ranked by what they do on data."""
+        return True
+
+    def globs(self) -> tuple[str, ...]:
+        """`layers`."""
+        return self.layers
+
+    def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:
+        """Refuse a request that does not say how much, or more than any clean-up could make possible."""
+        goals = (self.count, self.fraction, self.params, self.flops, self.latency)
+        if all(goal is None for goal in goals) and self._budget(ctx) is None:
+            raise UserError(
+                "drop-layers does not know how much to leave out",
+                fix="say how many (count=2), what to gain (latency=0.8), or what to keep (min_sqnr=20)",
+            )
+        sums = len(bodies[-1].by_op("Add", "Sum"))
+        if self.count is not None and self.count > sums:
+            raise UserError(
+                f"drop-layers cannot leave out {self.count} blocks: all sums of the model are {sums}",
+                fix=f"count={sums} at most"
+                if sums
+                else "leave drop-layers out: there are no residual blocks",
+            )
+
+    def parts(self, graph: Rewriter, ctx: PassContext) -> list[Part]:
+        """One block each, whatever it costs."""
+        if not graph.is_main:
+            return []
+        one = replace(self, count=1, fraction=None, params=None, flops=None, latency=None)
+        one = replace(one, min_sqnr=None, min_cosine=None)
+        units = self._units(find_blocks(graph)[0])
+        return [Part(unit[0].root, replace(one, layers=(glob_of(unit[0].root),))) for unit in units]
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Drop blocks of the main graph."""
         blocks, declined = find_blocks(graph)
@@ -121,6 +157,9 @@ class DropLayers(Pass):
         for node, reason in declined.items():
             graph.refuse(node, reason)
         units = self._units(blocks)
+        if units and not ctx.has_data:
+            graph.refuse(units[0][0].root, "there is no data to rank blocks by")
+            return
         wanted = self._wanted(graph, ctx, units, len(declined))
         if not units or not wanted:
             return
@@ -153,8 +192,7 @@ class DropLayers(Pass):
         return [unit for unit in units if not self.layers or any(self._is_named(b) for b in unit)]
 
     def _is_named(self, block: Block) -> bool:
-        names = {node.name for node in block.nodes} | {end.name for end in block.ends}
-        return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in self.layers)
+        return bool(select_nodes(block.nodes, self.layers))
 
     def _wanted(
         self, graph: Rewriter, ctx: PassContext, units: Sequence[tuple[Block, ...]], declined: int
@@ -166,21 +204,11 @@ class DropLayers(Pass):
         have = f"there are {len(units)} {what}{named} that can be left out{others}"
         if self.count is not None and self.count > len(units):
             raise UserError(
-                f"drop-layers cannot leave out {self.count} {what}: {have}", fix=f"count={len(units)} at most"
+                f"drop-layers cannot leave out {self.count} {what}: {have}",
+                fix=f"count={len(units)} at most" if units else "leave drop-layers out",
             )
         if self.layers and not units:
             raise UserError(f"drop-layers has nothing to leave out: {have}", fix="correct `layers`")
-        goals = (self.count, self.fraction, self.params, self.flops, self.latency)
-        if all(goal is None for goal in goals) and self._budget(ctx) is None:
-            raise UserError(
-                "drop-layers does not know how much to leave out",
-                fix="say how many (count=2), what to gain (latency=0.8), or what to keep (min_sqnr=20)",
-            )
-        if units and not ctx.has_data:
-            raise UserError(
-                "drop-layers ranks blocks by what they do on data",
-                fix="hand in typical inputs: --data calib.npz",
-            )
         self._reachable(graph, ctx, units)
         if self.count is not None:
             return self.count

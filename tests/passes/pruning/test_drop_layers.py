@@ -11,6 +11,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
+import graphopt
 from graphopt.errors import UserError
 from graphopt.testing import Applied, apply, assert_refuses, assert_same_interface
 from graphopt_passes.pruning._influence import Influence
@@ -423,13 +424,21 @@ def test_nothing_matches() -> None:
         apply(DropLayers(count=1, layers=("nothing*",)), tower(2), data=data())
     with pytest.raises(UserError, match="that match nothing"):
         apply(DropLayers(min_sqnr=10, layers=("nothing*",)), tower(2), data=data())
+    with pytest.raises(UserError, match="matches no node"):
+        graphopt.run(tower(2), [DropLayers(count=1, layers=("add0", "nothing*"))], data=data())
 
 
-def test_no_goal_and_no_data() -> None:
-    with pytest.raises(UserError, match="how much to leave out"):
-        apply(DropLayers(), tower(2), data=data())
-    with pytest.raises(UserError, match="on data"):
-        apply(DropLayers(count=1), tower(2))
+def test_refused_before_any_work() -> None:
+    for options, feeds, reason in (
+        ({}, data(), "how much to leave out"),
+        ({"count": 1}, None, "needs data"),
+        ({"count": 7}, data(), "all sums of the model are 2"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            graphopt.run(tower(2), [DropLayers(**options)], data=feeds)  # type: ignore[arg-type]
+    assert_refuses(DropLayers(count=1), tower(2), "there is no data")
+    result = graphopt.run(tower(2), [DropLayers()], data=data(), budget=graphopt.Budget(None, -100.0))
+    assert "Add" not in {node.op for node in result.model.graph.nodes}
 
 
 @pytest.mark.parametrize(
