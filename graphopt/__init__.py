@@ -26,7 +26,9 @@ _HOME = {
     "UserError": "graphopt.errors",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
+    "extract": "graphopt.extracting",
     "load": "graphopt.api",
+    "merge": "graphopt.merging",
     "run": "graphopt.api",
     "survey": "graphopt.surveying",
     "validate": "graphopt.api",
@@ -43,7 +45,9 @@ __all__ = [
     "__version__",
     "distill",
     "explore",
+    "extract",
     "load",
+    "merge",
     "run",
     "survey",
     "validate",
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
+    from graphopt.extracting import extract
+    from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport
     from graphopt.surveying import survey

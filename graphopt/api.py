@@ -259,6 +259,7 @@ def run(
         left_float=lossy.left_float(outcome.run) if moving else (),
         exploration=outcome.run.notes.get("exploration"),
         warnings=measured.warnings,
+        interface=summary.port_changes(outcome.run.model.interface),
         recipe=recipe.name if isinstance(recipe, Recipe) else "",
         stages=gates.rows() if gates is not None else (),
     )

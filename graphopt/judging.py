@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +13,7 @@ import onnx
 
 from graphopt.budget import Budget, Score
 from graphopt.graph.view import Array
+from graphopt.interface import edits_of
 from graphopt.model import Model
 from graphopt.pipeline.base import Numerics
 from graphopt.pipeline.transaction import Judgement
@@ -77,7 +79,11 @@ class ProverJudge:
 
     def against(self, reference: Model) -> ProverJudge:
         """A judge that compares with another reference on the same inputs."""
-        return ProverJudge(reference, None, self.options, self.budget, self.reference.probes.sets)
+        edits = edits_of(reference).since(self.reference.all_edits)
+        if not edits:
+            return ProverJudge(reference, None, self.options, self.budget, self.reference.probes.sets)
+        options = replace(self.options, input_shapes={})  # they are about the original's inputs
+        return ProverJudge(reference, None, options, self.budget, self.reference.through(edits).probes.sets)
 
     def feeds(self) -> list[Mapping[str, Any]]:
         """The inputs that are compared on."""

@@ -98,7 +98,7 @@ def open_services(
     dataset = open_dataset(data, ports, overridable, model=skeleton)
     function = load_callable(metric, "--metric") if isinstance(metric, str) else metric
     names = tuple(dict.fromkeys((*(budget.max_drop if budget is not None else ()), *wanted)))
-    return CalibrationService(dataset, metric=function, wanted=names, tell=tell)
+    return CalibrationService(dataset, metric=function, wanted=names, tell=tell, ports=(ports, overridable))
 
 
 def load_ranges(path: str | Path | None) -> Any:
@@ -206,11 +206,13 @@ def _latency(
     provider = target.providers[0]
     if provider not in available_providers():
         return f"{provider} is not installed here"
+    fed = [result.interface.feeds(given) for given in feeds[:1]]
     try:
         found = compare_latency(
             original.session_source(),
             result.session_source(),
-            feeds[:1],
+            [result.interface.original_feeds(given) for given in fed],
+            b_feeds=fed,
             provider=provider,
             seconds=_LATENCY_SECONDS,
         )

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt import ir
+from graphopt.interface import UNCHANGED, InterfaceEdits
 from graphopt.io.copying import copy_graph
 from graphopt.io.exporter import export_model
 from graphopt.io.ir_versions import least_ir_version
@@ -36,6 +37,7 @@ class Model:
             have put into it since.
         origin: the ModelProto without graph and functions: metadata, training info, ...
         had_external_data: the file that it came from keeps weights in external data files.
+        interface: how passes changed its inputs and outputs since it was loaded.
     """
 
     def __init__(self, loaded: Loaded, path: Path | None = None) -> None:
@@ -47,6 +49,7 @@ class Model:
         self.had_external_data = loaded.had_external
         self._sources: Sources = loaded.sources
         self._scratch = Scratch()
+        self.interface: InterfaceEdits = UNCHANGED
 
     @classmethod
     def load(
@@ -143,6 +146,7 @@ class Model:
         """An independent copy of the structure that shares the weights."""
         graph = copy_graph(self.graph)
         twin = Model(Loaded(graph, self.origin, self._sources, self.had_external_data), self.path)
+        twin.interface = self.interface
         return twin
 
     def session_source(self) -> SessionSource:

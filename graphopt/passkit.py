@@ -4,13 +4,17 @@ These names are the public interface for passes, ours and anybody's.
 """
 
 from graphopt.errors import PassError, RefusedRewrite, UserError
+from graphopt.graph.annotations import Annotations
 from graphopt.graph.dataflow import reads
 from graphopt.graph.dims import Dim, Sym
 from graphopt.graph.facts import SymValue
 from graphopt.graph.index import Use
+from graphopt.graph.port_rewriter import PortRewriter
+from graphopt.graph.ports import with_type
 from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.schema import COMMUTATIVE_OPS, RANDOM_OPS
 from graphopt.graph.view import Array, GraphView
+from graphopt.interface import Adapter
 from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Tensor, Variable
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
@@ -21,6 +25,8 @@ from graphopt.pipeline.targets import Target
 __all__ = [
     "COMMUTATIVE_OPS",
     "RANDOM_OPS",
+    "Adapter",
+    "Annotations",
     "Array",
     "AttributeRef",
     "Body",
@@ -42,6 +48,7 @@ __all__ = [
     "Pattern",
     "PatternBuilder",
     "PatternPass",
+    "PortRewriter",
     "RefusedRewrite",
     "Rewriter",
     "Sym",
@@ -56,4 +63,5 @@ __all__ = [
     "is_selected",
     "reads",
     "select_nodes",
+    "with_type",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.graph.journal import Change, Journal
 from graphopt.graph.text import dtype_text
+from graphopt.interface import InterfaceEdits, type_text
 from graphopt.pipeline.base import Numerics, Pass
 from graphopt.pipeline.instruments import Timing
 from graphopt.pipeline.options import options_of
@@ -24,6 +25,7 @@ from graphopt.report.document import (
     NumericsName,
     OutputRow,
     PassReport,
+    PortChange,
     Refusal,
     Rewrite,
     RunReport,
@@ -103,6 +105,13 @@ def pass_reports(
             )
         )
     return tuple(rows)
+
+
+def port_changes(edits: InterfaceEdits) -> tuple[PortChange, ...]:
+    """The report's rows about inputs and outputs that were changed."""
+    return tuple(
+        PortChange(e.kind, e.name, type_text(e.before), type_text(e.after), e.why, e.pass_name) for e in edits
+    )
 
 
 def left_out(steps: Sequence[Pass], outcome: Outcome) -> tuple[PassReport, ...]:

@@ -21,6 +21,7 @@ from graphopt.calibration.taps import CannotTap, Cut, Tap, cut
 from graphopt.calibration.values import Array
 from graphopt.errors import UserError
 from graphopt.graph.shapes import infer
+from graphopt.interface import UNCHANGED, InterfaceEdits
 from graphopt.io.session_source import SessionSource
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
@@ -90,7 +91,9 @@ class Collector:
             MemoryError: not even one sample fits.
         """
         sides = [
-            _Side(model, names, source if model is student else None)
+            _Side(
+                model, names, source if model is student else None, student.interface.since(model.interface)
+            )
             for model, names in _by_side(student, teacher, requests)
         ]
         sizes = self._sizes(sides, batches)
@@ -186,7 +189,8 @@ class Collector:
             counting = side.cut(side.computed, sizes=True)
             try:
                 with self._session(counting) as session:
-                    found = session.run({p.name: first.feeds[p.name] for p in session.inputs})
+                    feeds = side.edits.original_feeds(first.feeds)
+                    found = session.run({p.name: feeds[p.name] for p in session.inputs})
             except RuntimeFailure as e:
                 if not side.has_nested:
                     raise _does_not_run(e) from e
@@ -230,9 +234,17 @@ class _Side:
         model: the model.
         names: all tensors of it that are wanted.
         source: its session source, where the caller has it.
+        edits: how the interface was changed after this model: the data is as it is taken since.
     """
 
-    def __init__(self, model: Model, names: Iterable[str], source: SessionSource | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        names: Iterable[str],
+        source: SessionSource | None = None,
+        edits: InterfaceEdits = UNCHANGED,
+    ) -> None:
+        self.edits = edits
         self.source = source or model.session_source()
         graph = model.graph
         defaults = {t.name: c for t, c in graph.defaults.items()}
@@ -287,6 +299,7 @@ class _Run:
     def values(self, feeds: Mapping[str, Any]) -> dict[str, list[Array]]:
         """For each name the values of one run: one, or one per iteration of a loop, or none."""
         found: dict[str, list[Array]] = dict(self.constants)
+        feeds = self.side.edits.original_feeds(feeds)
         if self.opened is not None:
             session, model = self.opened
             given = {p.name: feeds[p.name] for p in session.inputs}

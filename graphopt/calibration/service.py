@@ -12,7 +12,7 @@ import onnx
 from graphopt import ir
 from graphopt.budget import Score
 from graphopt.calibration.collect import Collector, DoesNotRun
-from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, ports_of
+from graphopt.calibration.data import Batch, Dataset, Part, Port, batches, narrowed, ports_of
 from graphopt.calibration.fingerprint import Fingerprint, session_hash
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.outputs import Lazily, TeacherOutputs, copied, run_batch
@@ -21,9 +21,11 @@ from graphopt.calibration.score import Agreement, Outputs, as_metrics, drops
 from graphopt.calibration.statistics import MinMax
 from graphopt.errors import UserError
 from graphopt.graph.shapes import infer
+from graphopt.interface import InterfaceEdits
 from graphopt.io.session_source import SessionSource
 from graphopt.model import Model
 from graphopt.pipeline.services import Request
+from graphopt.runtime import session as runtime
 from graphopt.runtime.latency import compare_latency
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Session, open_session
 
@@ -67,6 +69,8 @@ class CalibrationService:
         optimize: onnxruntime's optimization level while observing. "all" is faster (2.6 times, measured on a
             residual network), but what it fuses, and so the last bits, depends on what is observed. By
             default it is "none" for statistics that promise the same bits however the data is divided.
+        ports: what the data is about: inputs and overridable initializers of the model as it was loaded; by
+            default those of the first model that is run.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class CalibrationService:
         tell: Callable[[str, str], None] = lambda stage, detail: None,
         part: Part = "calibration",
         optimize: Optimize | None = None,
+        ports: tuple[list[Port], list[Port]] | None = None,
     ) -> None:
         self.dataset, self.provider, self.metric, self.part = dataset, provider, metric, part
         self.threads = threads or 0
@@ -89,7 +94,7 @@ class CalibrationService:
         self._tell = tell
         self._slice_bytes = slice_bytes
         self._optimize = optimize
-        self._ports: tuple[list[Port], list[Port]] | None = None
+        self._ports = ports
         self._observed: dict[Hashable, Any] = {}
         self._observed_bytes = 0
         self._teacher_hashes: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
@@ -220,12 +225,12 @@ class CalibrationService:
     def _score(self, student: Model, teacher: Model, part: Part, most: int | None) -> Score:
         source = student.session_source()
         prints = session_hash(source), self._teacher_hash(teacher)
-        key = (*prints, part, most)
+        key, edits = (*prints, part, most), student.interface
         if key not in self._scores:
             # Outputs are kept by batch, and metrics belong to so many samples.
-            on = (prints[1], part, most)
+            on = (prints[1], part, most, edits.key)
             self._scores[key] = self._whole_or_single(
-                lambda _: self._measure(source, teacher, self._known(on), part, most)
+                lambda _: self._measure(source, edits, teacher, self._known(on), part, most)
             )
         return self._scores[key]
 
@@ -237,25 +242,46 @@ class CalibrationService:
         return self._teachers[on]
 
     def _measure(
-        self, student: SessionSource, teacher: Model, known: TeacherOutputs, part: Part, most: int | None
+        self,
+        student: SessionSource,
+        edits: InterfaceEdits,
+        teacher: Model,
+        known: TeacherOutputs,
+        part: Part,
+        most: int | None,
     ) -> Score:
         agreement = Agreement()
+        if self._ports is None:
+            self._ports = ports_of(teacher.skeleton())
+        since = edits.since(teacher.interface)
+        yardstick: runtime.Source = teacher.session_source()
+        if since:  # the teacher takes and gives what the student does
+            yardstick = runtime.Translated(yardstick, since)
+
+        def of_user(outputs: Outputs) -> Outputs:
+            """As the model that was loaded gives them, if that can be had back."""
+            found = edits.original_outputs(outputs) if edits else None
+            return outputs if found is None else found
+
         with (
-            Lazily(lambda: self._open(teacher.session_source())) as reference,
+            Lazily(lambda: self._open(yardstick)) as reference,
             Lazily(lambda: self._open(student)) as candidate,
         ):
 
             def both() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
-                for number, batch in enumerate(self._scored(teacher, part, most)):
-                    expected = known.outputs(number, batch, reference)
-                    actual = run_batch(candidate(), batch)
+                for number, (batch, fed) in enumerate(self._scored(edits, part, most)):
+                    expected = known.outputs(number, fed, reference)
+                    actual = run_batch(candidate(), fed)
                     agreement.update(expected, actual)
-                    yield {**batch.feeds, **batch.extra}, actual
+                    yield {**batch.feeds, **batch.extra}, of_user(actual)
 
             def alone() -> Iterator[tuple[Mapping[str, Any], Outputs]]:
-                for number, batch in enumerate(self._scored(teacher, part, most)):
+                for number, (batch, fed) in enumerate(self._scored(edits, part, most)):
                     # The metric may work in place; what is kept stays.
-                    yield {**batch.feeds, **batch.extra}, copied(known.outputs(number, batch, reference))
+                    yield (
+                        {**batch.feeds, **batch.extra},
+                        of_user(copied(known.outputs(number, fed, reference))),
+                    )
 
             pairs = both()
             metrics = as_metrics(self.metric, pairs, self.wanted) if self.metric is not None else {}
@@ -265,10 +291,11 @@ class CalibrationService:
                 known.metrics = as_metrics(self.metric, alone(), self.wanted)
         return replace(agreement.score(), metrics=metrics, drops=drops(known.metrics or {}, metrics))
 
-    def _scored(self, model: Model, part: Part, most: int | None) -> Iterator[Batch]:
+    def _scored(self, edits: InterfaceEdits, part: Part, most: int | None) -> Iterator[tuple[Batch, Batch]]:
+        """Batches as the user gave them, and as a model takes them whose interface was changed by `edits`."""
         done = 0
-        for batch in self._batches(model, part, min(self.max_batch, most or self.max_batch)):
-            yield batch
+        for batch in self._user_batches(edits, part, min(self.max_batch, most or self.max_batch)):
+            yield batch, replace(batch, feeds=edits.feeds(batch.feeds))
             done += batch.size
             self._tell("score", f"{done} samples")
             if most is not None and done >= most:
@@ -289,11 +316,14 @@ class CalibrationService:
         key = (session_hash(source), self._teacher_hash(teacher))
         if key not in self._latencies:
             self._tell("latency", "student and teacher in turns")
+            feeds = self._first(student)
+            since = student.interface.since(teacher.interface)
             try:
                 found = compare_latency(
                     teacher.session_source(),
                     source,
-                    self._first(teacher),
+                    [since.original_feeds(given) for given in feeds],
+                    b_feeds=feeds,
                     provider=self.provider,
                 )
             except RuntimeFailure as e:
@@ -338,12 +368,19 @@ class CalibrationService:
         self._counts[self.part] = done
 
     def _batches(self, model: Model, part: Part, most: int) -> Iterator[Batch]:
+        """The data as `model` takes it."""
         if self._ports is None:
             self._ports = ports_of(model.skeleton())
-        required, overridable = self._ports
-        return batches(self.dataset, required, most, part, overridable)
+        edits = model.interface
+        for batch in self._user_batches(edits, part, most):
+            yield replace(batch, feeds=edits.feeds(batch.feeds)) if edits else batch
 
-    def _open(self, source: SessionSource) -> Session:
+    def _user_batches(self, edits: InterfaceEdits, part: Part, most: int) -> Iterator[Batch]:
+        """The data as the model took it that was loaded, as many samples at a time as since `edits`."""
+        assert self._ports is not None
+        return batches(self.dataset, narrowed(self._ports[0], edits), most, part, self._ports[1])
+
+    def _open(self, source: runtime.Source) -> Session:
         try:
             return open_session(source, optimize="all", threads=self.threads, provider=self.provider)
         except RuntimeFailure as e:

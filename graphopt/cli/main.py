@@ -20,8 +20,10 @@ from graphopt.cli import (
     completion,
     diff,
     distill,
+    extract,
     inspect,
     lint,
+    merge,
     passes,
     run,
     sensitivity,
@@ -34,7 +36,20 @@ from graphopt.pipeline.options import suggestion
 INTERNAL_ERROR = 4
 INTERRUPTED = 130
 
-_VERBS = (run, passes, inspect, lint, validate, calibrate, sensitivity, distill, diff, completion)
+_VERBS = (
+    run,
+    passes,
+    inspect,
+    lint,
+    validate,
+    calibrate,
+    sensitivity,
+    distill,
+    diff,
+    extract,
+    merge,
+    completion,
+)
 _EPILOG = """\
 examples:
   graphopt run model.onnx --passes                  the default pipeline

@@ -12,13 +12,16 @@ from graphopt.ir import Body
 
 
 @contextlib.contextmanager
-def raised_opset(state: GraphState, version: int, why: str) -> Iterator[list[tuple[Body, int]]]:
+def raised_opset(
+    state: GraphState, version: int, why: str, *, lower: bool = False
+) -> Iterator[list[tuple[Body, int]]]:
     """Import ai.onnx `version` wherever an older one is imported; inside, adapt the nodes.
 
     Args:
         state: the model.
         version: of the standard operator set.
         why: the rewrite in words.
+        lower: instead, wherever a newer one is imported.
 
     Yields:
         The bodies for which a newer version is in force now, innermost first, each with the version that
@@ -31,7 +34,7 @@ def raised_opset(state: GraphState, version: int, why: str) -> Iterator[list[tup
         before: list[tuple[Body, int]] = []
         for body in state.live_bodies():
             old = state.opsets(body).get("", 0)
-            if 0 < old < version:
+            if old > version if lower else 0 < old < version:
                 before.append((body, old))
         if before and any(True for _ in training_nodes(state)):
             raise RefusedRewrite("the training information has operators of its own")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from graphopt.graph.resize import resize
 from graphopt.graph.view import Array, GraphView
 from graphopt.io.weights import sparse_values
 from graphopt.ir import Body, Constant, Function, Node, Tensor, Variable
+
+#: Rewriters of bodies, each with the opset that was in force there.
+Bodies: TypeAlias = "Iterator[list[tuple[Rewriter, int]]]"
 
 
 class Rewriter(GraphView):
@@ -371,18 +374,18 @@ class Rewriter(GraphView):
         return prune_opset_import(self._state, self.body, domain)
 
     @contextlib.contextmanager
-    def raise_opset(self, version: int, why: str) -> Iterator[list[tuple[Rewriter, int]]]:
+    def raise_opset(self, version: int, why: str, *, lower: bool = False) -> Bodies:
         """The whole model imports ai.onnx `version` from here on; a site, in which its nodes are adapted.
 
         Args:
-            version: newer than what this body imports.
+            version: newer than what this body imports; with `lower`, older.
             why: the rewrite in words.
 
         Yields:
             For every body whose version rose, innermost first: its rewriter and the version before. Raising
             anything inside undoes it all.
         """
-        with raised_opset(self._state, version, why) as bodies:
+        with raised_opset(self._state, version, why, lower=lower) as bodies:
             yield [(Rewriter(self._state, body), old) for body, old in bodies]
 
     def resize(self, shapes: Mapping[Tensor, tuple[Dim, ...]]) -> None:

@@ -225,6 +225,7 @@ class Pass(abc.ABC):
         name: what users call it.
         numerics: how far it may move the numbers.
         uses_data: it may ask for statistics of the user's data although it is not LOSSY.
+        changes_interface: it changes inputs or outputs: what it is asked for is what users name.
         quantizes: it turns a float model into one of integers, or works on such a model: it may ask for the
             model as it was before the first of these passes (`PassContext.reference`).
     """
@@ -232,6 +233,7 @@ class Pass(abc.ABC):
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
     uses_data: ClassVar[bool] = False
+    changes_interface: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -50,6 +50,8 @@ def check_requests(steps: Sequence[Step], model: Model, settings: Settings) -> N
                 item.check(bodies, settings.context())
             except UserError as refused:
                 raise UserError(refused.what, where=refused.where or where, fix=refused.fix) from refused
+            if item.changes_interface:
+                return  # what is behind it may be asked of inputs and outputs that there are not yet
 
 
 def _check_needs(item: Pass, model: Model, settings: Settings, where: str | None) -> None:

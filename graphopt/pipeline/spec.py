@@ -4,7 +4,7 @@
     step     = name ["{" options "}"]  |  "fixpoint(" pipeline ")" ["{limit=" int "}"]
     options  = option {("," | space) option}
     option   = key "=" value
-    value    = word | "quoted" | "[" value {("," | space) value} "]" | "{" options "}"
+    value    = word ["=" word] | "quoted" | "[" value {("," | space) value} "]" | "{" options "}"
 
 A name is that of a registered pass or preset, `./file.py:Class`, or `package.module:Class`. Words are
 typed by the dataclass field that they end up in, so `prune-weights{sparsity=0.5}` and
@@ -155,7 +155,11 @@ class _Parser:
         if self.is_mark("{"):
             return self.options()
         if not self.is_mark("["):
-            return self.string()
+            word = self.string()
+            if self.is_mark("=") and not self.after_space:  # as in dims=[batch=1]
+                self.advance()
+                return Quoted(f"{word}={self.string()}")
+            return word
         self.advance()
         items: list[RawValue] = []
         while not self.is_mark("]"):

@@ -48,6 +48,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     for culprit in report.culprits:
         _culprit(culprit, console)
     _sizes(report, console)
+    _interface(report, console)
     _passes(report, console, explain=explain, verbose=verbose)
     if verbose:
         _changes(report, console)
@@ -189,6 +190,16 @@ def _sizes(report: RunReport, console: Console) -> None:
         if len(changed) > len(shown):
             items.append(f"and {len(changed) - len(shown)} more")
         _indented(console, _pack(items, console.width - 2))
+
+
+def _interface(report: RunReport, console: Console) -> None:
+    if not report.interface:
+        return
+    rows = table("interface", "before", "after", "by")
+    for port in report.interface:
+        by = f"{port.pass_name}: {clean(port.why)}"
+        rows.add_row(f"{port.kind} {clean(port.name)}", clean(port.before), clean(port.after), by)
+    show(console, rows)
 
 
 def _pack(items: Sequence[str], width: int) -> str:

@@ -308,6 +308,26 @@ class FloatNode:
 
 
 @dataclass(frozen=True)
+class PortChange:
+    """An input or output that a pass was asked to change.
+
+    Attributes:
+        kind: "input" or "output".
+        name: its name.
+        before, after: element type and dims.
+        why: the change in words.
+        pass_name: the pass.
+    """
+
+    kind: Literal["input", "output"]
+    name: str
+    before: str
+    after: str
+    why: str
+    pass_name: str
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything that one run has to say.
 
@@ -335,6 +355,7 @@ class RunReport:
         latency: for such results, what they gain; None where it was not measured.
         sparsity: of results with many zeros, how many; None for others.
         left_float: what could have been quantized and was not.
+        interface: how inputs and outputs were changed, in order; empty when they are as they were.
         exploration: what the search for a mixture of precisions measured; None where there was none.
         recipe: name of the recipe that was run, "" for none.
         stages: what its stages came to.
@@ -361,6 +382,7 @@ class RunReport:
     sparsity: SparsityReport | None = None
     left_float: tuple[FloatNode, ...] = ()
     exploration: Exploration | None = None
+    interface: tuple[PortChange, ...] = ()
     recipe: str = ""
     stages: tuple[StageReport, ...] = ()
 

@@ -63,6 +63,7 @@ def compare_sessions(
     seconds: float = 2.0,
     most_pairs: int = 200,
     creation_ratio: float | None = None,
+    b_feeds: Sequence[Mapping[str, Value]] | None = None,
 ) -> Latency:
     """Time two open sessions on the same inputs.
 
@@ -73,12 +74,14 @@ def compare_sessions(
         seconds: how long to measure, about (at least a few pairs are timed in any case).
         most_pairs: stop after so many pairs.
         creation_ratio: put into the result.
+        b_feeds: the same inputs as `b` takes them; by default it takes them as `a` does.
 
     Raises:
         RuntimeFailure: one of them does not run.
     """
-    for given in feeds:
-        for session in (a, b, a, b):
+    both = list(zip(feeds, b_feeds or feeds, strict=True))
+    for for_a, for_b in both:
+        for session, given in ((a, for_a), (b, for_b)) * 2:
             session.run(given)
     times: list[tuple[float, float]] = []
     collecting = gc.isenabled()
@@ -86,11 +89,11 @@ def compare_sessions(
     try:
         end = time.perf_counter() + seconds
         while len(times) < most_pairs and (len(times) < _LEAST_PAIRS or time.perf_counter() < end):
-            given = feeds[len(times) % len(feeds)]
-            if len(times) // len(feeds) % 2:
-                second, first = _time(b, given), _time(a, given)
+            for_a, for_b = both[len(times) % len(both)]
+            if len(times) // len(both) % 2:
+                second, first = _time(b, for_b), _time(a, for_a)
             else:
-                first, second = _time(a, given), _time(b, given)
+                first, second = _time(a, for_a), _time(b, for_b)
             times.append((first, second))
     finally:
         if collecting:
@@ -141,8 +144,9 @@ def compare_latency(
     threads: int = 1,
     provider: str = CPU,
     seconds: float = 2.0,
+    b_feeds: Sequence[Mapping[str, Value]] | None = None,
 ) -> Latency:
-    """Open two models as people run them, and time them; both are open at once.
+    """Open two models as people run them, and time them; both are open at once. See `compare_sessions`.
 
     Raises:
         ProviderError: the provider is not there.
@@ -156,7 +160,9 @@ def compare_latency(
             opened.append(open_session(source, optimize=optimize, threads=threads, provider=provider))
             elapsed.append(time.perf_counter() - start)
         creation = elapsed[1] / elapsed[0]
-        return compare_sessions(opened[0], opened[1], feeds, seconds=seconds, creation_ratio=creation)
+        return compare_sessions(
+            opened[0], opened[1], feeds, seconds=seconds, creation_ratio=creation, b_feeds=b_feeds
+        )
     finally:
         for session in opened:
             session.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import onnx
 
 from graphopt.errors import GraphOptError, ProviderError
+from graphopt.interface import InterfaceEdits
 from graphopt.runtime import values
 from graphopt.runtime.values import Feeds, Value
 
@@ -71,7 +72,20 @@ class SessionSourceLike(Protocol):
         ...
 
 
-Source: TypeAlias = SessionSourceLike | onnx.ModelProto | bytes
+@dataclass(frozen=True)
+class Translated:
+    """A model that is fed what a changed one is fed, and gives what that gives.
+
+    Attributes:
+        source: the model before.
+        edits: how its interface was changed.
+    """
+
+    source: Source
+    edits: InterfaceEdits
+
+
+Source: TypeAlias = SessionSourceLike | onnx.ModelProto | bytes | Translated
 
 
 class RuntimeFailure(GraphOptError):
@@ -221,6 +235,23 @@ class Session:
         self.close()
 
 
+class _TranslatedSession(Session):
+    """See `Translated`."""
+
+    def __init__(self, inner: Session, edits: InterfaceEdits) -> None:
+        self._inner, self._edits = inner, edits
+        self.provider, self.optimize = inner.provider, inner.optimize
+        self.inputs, self.outputs, self.overridable = inner.inputs, inner.outputs, inner.overridable
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Value]:
+        """Run once, on the inputs and with the outputs of the changed model."""
+        return self._edits.outputs(self._inner.run(self._edits.original_feeds(feeds), outputs))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._inner.close()
+
+
 def _ports(raw: Any) -> tuple[Port, ...]:
     return tuple(Port(p.name, p.type, values.elem_type_of(p.type), tuple(p.shape or ())) for p in raw)
 
@@ -248,6 +279,16 @@ def open_session(
         ProviderError: onnxruntime or the provider is not there.
         RuntimeFailure: the model does not load.
     """
+    if isinstance(source, Translated):
+        inner = open_session(
+            source.source,
+            optimize=optimize,
+            threads=threads,
+            provider=provider,
+            prepack=prepack,
+            arena=arena,
+        )
+        return _TranslatedSession(inner, source.edits)
     ort = onnxruntime()
     provider = resolve_provider(provider)
     options = ort.SessionOptions()

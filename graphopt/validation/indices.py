@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from graphopt.runtime.session import Source
+from graphopt.interface import InterfaceEdits
+from graphopt.runtime.session import Source, Translated
 from graphopt.runtime.structure import Structure, attribute
 from graphopt.runtime.values import Value
 from graphopt.validation.compare import Pointed, Tolerance, tolerance_floor
@@ -70,6 +71,8 @@ class TappedSource:
 
 def tap(source: Source, names: list[str]) -> Source:
     """The same model with these tensors of its main graph as further outputs."""
+    if isinstance(source, Translated):
+        return Translated(tap(source.source, names), source.edits)
     proto = source if isinstance(source, bytes | onnx.ModelProto) else source.proto
     model = onnx.ModelProto()
     if isinstance(proto, bytes):
@@ -107,4 +110,22 @@ def pointed_values(
             scale = scale_of(values)
             tolerance = Tolerance(tolerance_floor(values.dtype, scale.rms), scale.cut)
         found[i.output] = Pointed(i.kind, values, i.axis, tolerance, i.keepdims)
+    return found
+
+
+def pointed_since(edits: InterfaceEdits, outputs: Mapping[str, Value]) -> dict[str, Pointed]:
+    """What outputs point into that became indices by these edits; `outputs` are those before."""
+    found: dict[str, Pointed] = {}
+    before = dict(outputs)
+    for edit in edits:
+        if edit.kind != "output" or edit.adapter is None:
+            continue
+        values = before[edit.name]
+        if edit.adapter.points is not None and isinstance(values, np.ndarray) and is_float(values.dtype):
+            axis, keepdims = edit.adapter.points
+            scale = scale_of(values)
+            tolerance = Tolerance(tolerance_floor(values.dtype, scale.rms), scale.cut)
+            found[edit.name] = Pointed("axis", values, axis, tolerance, keepdims)
+        if isinstance(values, np.ndarray):
+            before[edit.name] = edit.adapter.forward(values)
     return found

@@ -6,19 +6,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphopt.runtime.session import Source
-
-
-def _type_text(value: onnx.ValueInfoProto, dims: bool) -> str:
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        return " ".join(str(value.type).split()) if kind else "?"
-    tensor = value.type.tensor_type
-    dtype: str = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    if not dims or not tensor.HasField("shape"):
-        return dtype
-    sizes = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)
-    return f"{dtype}[{','.join(sizes)}]"
+from graphopt.interface import InterfaceEdits, type_text
+from graphopt.runtime.session import Source, Translated
 
 
 @dataclass(frozen=True)
@@ -35,9 +24,19 @@ class Interface:
     outputs: tuple[onnx.ValueInfoProto, ...]
     overridable: tuple[onnx.ValueInfoProto, ...]
 
+    def after(self, edits: InterfaceEdits) -> Interface:
+        """What it becomes by these edits."""
+        return Interface(
+            tuple(edits.declared("input", v) for v in self.inputs),
+            tuple(edits.declared("output", v) for v in self.outputs),
+            tuple(edits.declared("input", v) for v in self.overridable),
+        )
+
     @classmethod
     def of(cls, source: Source) -> Interface:
         """The interface of a model in any form that a session is opened from."""
+        if isinstance(source, Translated):
+            return cls.of(source.source).after(source.edits)
         if isinstance(source, onnx.ModelProto):
             model = source
         else:
@@ -76,7 +75,7 @@ def interface_changes(reference: Interface, candidate: Interface, *, dims: bool 
                 changes.append(f"{kind}s reordered: {', '.join(names)} -> {', '.join(now)}")
             continue
         for a, b in zip(before, after, strict=True):
-            was, becomes = _type_text(a, dims), _type_text(b, dims)
+            was, becomes = type_text(a, dims), type_text(b, dims)
             if was != becomes:
                 changes.append(f"{kind} {a.name!r} changed from {was} to {becomes}")
     return changes

@@ -15,6 +15,7 @@ import onnx
 
 from graphopt.budget import Budget
 from graphopt.calibration.data import DataSpec
+from graphopt.interface import edits_of
 from graphopt.runtime.session import (
     CPU,
     Optimize,
@@ -162,6 +163,13 @@ class Prover:
         """
         level, ref = Level.of(numerics), self.reference
         subject: Subject = ProtoSubject(candidate) if isinstance(candidate, onnx.ModelProto) else candidate
+        edits = edits_of(subject).since(ref.all_edits)
+        if edits:
+            seen = ref.through(edits)
+            if seen.reason and not ref.reason:
+                why = f"the original does not run on the inputs of the result: {seen.reason}"
+                return Proof("failed", why, level.value, culprit="pass")
+            return Prover(seen).check(subject, numerics, budget, thorough=thorough)
         base = Proof(
             "proven",
             numerics=level.value,

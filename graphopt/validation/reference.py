@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -11,12 +11,15 @@ import onnx
 
 from graphopt.calibration.data import DataSpec, probe_sets
 from graphopt.errors import UserError
+from graphopt.interface import UNCHANGED, InterfaceEdits, edits_of
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, randomness
 from graphopt.runtime.session import (
     CPU,
     RuntimeFailure,
+    Session,
     Source,
+    Translated,
     open_session,
     resolve_provider,
 )
@@ -25,7 +28,7 @@ from graphopt.runtime.values import Array, Value
 from graphopt.validation.compare import (
     Pointed,
 )
-from graphopt.validation.indices import index_outputs, pointed_values, tap, to_tap
+from graphopt.validation.indices import index_outputs, pointed_since, pointed_values, tap, to_tap
 from graphopt.validation.interface import Interface
 from graphopt.validation.tolerance import FloorRuns, Floors, noise_floors
 
@@ -109,6 +112,8 @@ class Reference:
         data: the user's inputs; None to synthesize them.
         options: how to prove.
         probes: inputs of another reference, to use the same ones.
+        edits: how the interface of what is compared was changed: inputs and outputs here are those of
+            the changed model. `data`, `probes` and `options` are about the model itself.
 
     Attributes:
         structure: the original's graph.
@@ -129,34 +134,51 @@ class Reference:
         data: DataSpec | None = None,
         options: Options = DEFAULTS,
         probes: Sequence[ProbeSet] | None = None,
+        edits: InterfaceEdits = UNCHANGED,
     ) -> None:
         self.subject: Subject = ProtoSubject(model) if isinstance(model, onnx.ModelProto) else model
-        self.options = options
+        self.options, self.edits = options, edits
+        #: All edits since the model was loaded: those that the subject comes with, and `edits`.
+        self.all_edits = edits_of(self.subject).plus(*edits)
+        if edits:
+            options = replace(options, input_shapes={**options.input_shapes, **edits.fixed()})
         self.providers = [p for p in map(resolve_provider, options.providers) if p != CPU]
         skeleton = self.subject.skeleton()
         maker = Synthesizer(skeleton, options.input_shapes, options.seed)
         self.structure: Structure = maker.structure
-        self.interface = Interface.of(skeleton)
+        self.interface = Interface.of(skeleton).after(edits)
         self.reason = randomness(self.structure)
         self.warnings: list[str] = []
         self.probes = Probes()
+        self.original_sets: tuple[ProbeSet, ...] = ()
         self.floors = Floors(())
         self.outputs: list[dict[str, Value]] = []
         self._pointed: list[dict[str, Pointed]] = []
         self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
+        self._through: dict[Hashable, Reference] = {}
         given = self._given(data) if data is not None else probes or ()
+        self._has_data = bool(given)
         if not self.reason:
             self._run(maker, given, data)
+
+    def through(self, edits: InterfaceEdits) -> Reference:
+        """The same model on the same inputs, as a model whose interface was changed by `edits` sees them."""
+        if edits.key not in self._through:
+            given = self.original_sets if self._has_data else None
+            edits_so_far = self.edits.plus(*edits)
+            self._through[edits.key] = Reference(self.subject, None, self.options, given, edits_so_far)
+        return self._through[edits.key]
 
     def _given(self, data: DataSpec) -> list[ProbeSet]:
         return probe_sets(data, self.structure)
 
     def _run(self, maker: Synthesizer, given: Sequence[ProbeSet], data: DataSpec | None) -> None:
         indices = index_outputs(self.structure)
-        source = self.subject.session_source()
+        source: Source = self.subject.session_source()
         names = to_tap(indices, self.structure)
         if names:
             source = tap(source, names)
+        raws: list[dict[str, Value]] = []
         try:
             with open_session(source, optimize="none", prepack=False, arena=False) as session:
                 try:
@@ -167,6 +189,9 @@ class Reference:
                     # Models that take one sample at a time only may say of their leading dim that it is open.
                     singles = probe_sets(data, self.structure, singly=True)
                     self.probes = find_probes(session, maker, data=singles)
+                self.original_sets, raws = self.probes.sets, list(self.probes.outputs)
+                if self.edits:
+                    raws = self._translate(session)
         except RuntimeFailure as e:
             if e.kind == "run":
                 raise UserError(
@@ -184,15 +209,18 @@ class Reference:
         self.warnings.extend(self.probes.notes)
         if self.reason:
             return
+        if self.edits:
+            source = Translated(source, self.edits)
         self.floors = noise_floors(
             source, self.probes, self.structure, runs=self._floor_runs(), prepack=prepacks(self.subject)
         )
         wanted = [v.name for v in self.structure.outputs]
         self.outputs = [{n: o[n] for n in wanted} for o in self.probes.outputs]
-        for probe, outputs, tolerances in zip(
-            self.probes.sets, self.probes.outputs, self.floors.tolerances, strict=True
-        ):
-            self._pointed.append(pointed_values(indices, probe.feeds, outputs, tolerances))
+        changed = {e.name for e in self.edits if e.kind == "output" and e.adapter is not None}
+        indices = [i for i in indices if i.output not in changed]
+        for probe, raw, tolerances in zip(self.original_sets, raws, self.floors.tolerances, strict=True):
+            pointed = pointed_values(indices, probe.feeds, raw, tolerances)
+            self._pointed.append(pointed | pointed_since(self.edits, raw))
         if self.floors.default_fails:
             why = self.floors.default_fails
             self.warnings.append(f"the original does not run under onnxruntime's defaults: {why}")
@@ -201,6 +229,16 @@ class Reference:
                 self.warnings.append(
                     f"onnxruntime's own optimizer changes output {path!r} of the original: {why}"
                 )
+
+    def _translate(self, session: Session) -> list[dict[str, Value]]:
+        """Make `probes` those of the changed model; returns the outputs of the model itself."""
+        made_up = not self._has_data
+        sets = [replace(s, feeds=self.edits.feeds(s.feeds, synthesized=made_up)) for s in self.probes.sets]
+        raws = [session.run(self.edits.original_feeds(s.feeds)) for s in sets]
+        self.original_sets = tuple(replace(s, feeds=self.edits.original_feeds(s.feeds)) for s in sets)
+        outputs = tuple(self.edits.outputs(raw) for raw in raws)
+        self.probes = replace(self.probes, sets=tuple(sets), outputs=outputs)
+        return raws
 
     def _floor_runs(self) -> FloorRuns:
         if self.options.floor_runs != "auto":
@@ -219,7 +257,9 @@ class Reference:
         return self._elsewhere[provider]
 
     def _run_on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
-        source = self.subject.session_source()
+        source: Source = self.subject.session_source()
+        if self.edits:
+            source = Translated(source, self.edits)
         try:
             with open_session(source, optimize="all", provider=provider, arena=False) as session:
                 outputs = [session.run(s.feeds) for s in self.probes.sets]

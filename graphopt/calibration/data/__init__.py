@@ -9,7 +9,7 @@ Nothing is loaded whole: memory depends on the size of a batch, not on how many 
 """
 
 from graphopt.calibration.data.batching import Batch, Part, batches
-from graphopt.calibration.data.dataset import Dataset, Port, PortLike, Sample, ports_of
+from graphopt.calibration.data.dataset import Dataset, Port, PortLike, Sample, narrowed, ports_of
 from graphopt.calibration.data.function import load_callable
 from graphopt.calibration.data.opening import DataSpec, open_dataset
 from graphopt.calibration.data.probes import probe_sets
@@ -24,6 +24,7 @@ __all__ = [
     "Sample",
     "batches",
     "load_callable",
+    "narrowed",
     "open_dataset",
     "ports_of",
     "probe_sets",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import onnx
 
+from graphopt.interface import InterfaceEdits
 from graphopt.runtime import session
 from graphopt.runtime.structure import Structure
 
@@ -139,3 +140,17 @@ class Dataset(ABC):
         """Add to `notes`, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def narrowed(ports: Sequence[Port], edits: InterfaceEdits) -> list[Port]:
+    """`ports` of the model as it was loaded, with the dims that `edits` have fixed."""
+    fixed = edits.fixed() if edits else {}
+    found = []
+    for port in ports:
+        sizes = fixed.get(port.name)
+        if sizes is not None:
+            dims = port.dims or (None,) * len(sizes)
+            known = tuple(d if size < 0 else size for d, size in zip(dims, sizes, strict=True))
+            port = Port(port.name, port.elem_type, known)
+        found.append(port)
+    return found
