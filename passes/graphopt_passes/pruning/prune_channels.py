@@ -135,7 +135,8 @@ class PruneChannels(Pass):
         for part in operation.sweeps(list(chosen)):
             seen = operation.see(part)
             for group in part:
-                operation.remove(group, operation.choose(group, chosen[group], seen), seen)
+                now = operation.refreshed(group, seen)
+                operation.remove(group, operation.choose(group, chosen[group], now), now)
         if operation.gone.any():
             ctx.remark(self, _summary(groups, cost, operation.gone))
 
