@@ -28,6 +28,7 @@ _HOME = {
     "explore": "graphopt.exploring",
     "load": "graphopt.api",
     "run": "graphopt.api",
+    "survey": "graphopt.surveying",
     "validate": "graphopt.api",
 }
 
@@ -44,6 +45,7 @@ __all__ = [
     "explore",
     "load",
     "run",
+    "survey",
     "validate",
 ]
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from graphopt.exploring import explore
     from graphopt.model import Model
     from graphopt.report.document import RunReport
+    from graphopt.surveying import survey
 
 
 def __getattr__(name: str) -> Any:

@@ -193,7 +193,7 @@ def run(
         profile,
         limits or Limits(),
         keep,
-        _evaluator(),
+        evaluator(),
         deadline,
         services=services,
         budget=budget,
@@ -328,7 +328,7 @@ def _maker(source: Source, trust: bool) -> Callable[[], Model]:
     return pristine.copy
 
 
-def _evaluator() -> Evaluator | None:
+def evaluator() -> Evaluator | None:
     """The runtime's evaluator; without onnxruntime nothing is folded, which the passes then say."""
     from importlib.util import find_spec
 

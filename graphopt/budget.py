@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -141,3 +142,79 @@ class Exploration:
     base: Score
     units: tuple[Sensitivity, ...] = ()
     tradeoffs: tuple[Tradeoff, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a pass does to one layer, or to all of them: what that costs the outputs, and what it saves.
+
+    Attributes:
+        node, op: the layer; for a group of layers that change together, the first of them. "" for all.
+        body: the nested body that it is in, "" for the main graph.
+        score: how close the outputs are when only this is changed.
+        bytes: of the weights that it saves, as they are stored.
+        packed_bytes: the same if zeros were not stored: what compression would gain at least.
+        parameters: weights that are gone, or zero.
+        flops: arithmetic operations saved, of one sample.
+        latency: time over that of the model before; None where no arithmetic was saved.
+    """
+
+    node: str
+    op: str
+    body: str
+    score: Score
+    bytes: int
+    packed_bytes: int
+    parameters: int
+    flops: int
+    latency: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """Power of the error over that of the outputs."""
+        return float(10.0 ** (-self.score.sqnr_db / 10))
+
+    @property
+    def cost_per_byte(self) -> float:
+        """Noise per byte saved, zeros not counted as stored; infinite where nothing is saved."""
+        return self.noise / self.packed_bytes if self.packed_bytes > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The effects with one value of an option."""
+
+    value: str
+    layers: tuple[Effect, ...]
+    together: Effect
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass does to each layer of a model by itself.
+
+    Attributes:
+        measured: the pass.
+        before: the pipeline that ran before it.
+        left_out: passes of the pipeline that come after it.
+        measured_on: in words, the samples.
+        bytes, parameters, flops: of the model before the pass.
+        metrics: the user's task metrics of that model.
+        layers: the effects, the cheapest per byte saved first.
+        together: the effect of the whole pass.
+        option: the option that was swept, "" for none.
+        sweep: the effects by its values.
+    """
+
+    measured: str
+    before: str
+    left_out: str
+    measured_on: str
+    bytes: int
+    parameters: int
+    flops: int
+    metrics: Mapping[str, float]
+    layers: tuple[Effect, ...]
+    together: Effect
+    option: str = ""
+    sweep: tuple[Swept, ...] = ()

@@ -114,7 +114,7 @@ def distill(
     settings = Settings(
         get_target("portable"),
         keep=keep,
-        evaluator=api._evaluator(),
+        evaluator=api.evaluator(),
         services=services,
         teacher=lesson,
     )

@@ -10,6 +10,7 @@ from graphopt.budget import Exploration
 from graphopt.errors import UserError
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.registry import Fixpoint, installed
+from graphopt.pipeline.targets import get_target
 
 
 def explore(
@@ -58,3 +59,14 @@ def explore(
         reasons = [r.reason for p in result.report.passes for r in p.refusals if p.numerics == "LOSSY"]
         raise UserError("nothing in this model was changed", fix="; ".join(dict.fromkeys(reasons)) or None)
     return result.report.exploration
+
+
+def searches(passes: api.Passes, *, target: str = "portable") -> bool:
+    """Whether a pass of the pipeline searches, so that `explore` can be used."""
+    registry = installed()
+    steps = registry.resolve(
+        [passes] if isinstance(passes, Pass | Fixpoint) else passes,
+        default=registry.preset(f"default-{get_target(target).name}"),
+        target=target,
+    )
+    return any(hasattr(step, "explore") for step in steps)

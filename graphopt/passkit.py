@@ -14,8 +14,8 @@ from graphopt.graph.view import Array, GraphView
 from graphopt.ir import AttributeRef, Body, Constant, Function, Graph, Node, Tensor, Variable
 from graphopt.pattern.build import OpPattern, Pattern, PatternBuilder
 from graphopt.pattern.match import Match
-from graphopt.pipeline.base import Limits, NodePass, Numerics, Pass, PassContext, PatternPass, Watch
-from graphopt.pipeline.select import is_selected, select_nodes
+from graphopt.pipeline.base import Limits, NodePass, Numerics, Part, Pass, PassContext, PatternPass, Watch
+from graphopt.pipeline.select import glob_of, is_selected, select_nodes
 from graphopt.pipeline.targets import Target
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "NodePass",
     "Numerics",
     "OpPattern",
+    "Part",
     "Pass",
     "PassContext",
     "PassError",
@@ -51,6 +52,7 @@ __all__ = [
     "UserError",
     "Variable",
     "Watch",
+    "glob_of",
     "is_selected",
     "reads",
     "select_nodes",

@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "distillation": PIPELINE,
     "distilling": {*PIPELINE, "api", "lossy", "distillation", "report", "calibration"},
     "exploring": {*PIPELINE, "api", "lossy"},
+    "surveying": {*PIPELINE, "api", "lossy", "calibration"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
         *PIPELINE,
@@ -75,12 +76,24 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "api",
         "exploring",
+        "surveying",
         "distilling",
+        "distillation",
         "calibration",
         "quantization",
     },
     "__main__": {"cli"},
-    "": {"errors", "budget", "model", "api", "distilling", "exploring", "report.document", "validation"},
+    "": {
+        "errors",
+        "budget",
+        "model",
+        "api",
+        "exploring",
+        "surveying",
+        "report.document",
+        "validation",
+        "distilling",
+    },
 }
 
 

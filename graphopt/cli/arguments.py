@@ -114,7 +114,7 @@ def budget(args: argparse.Namespace) -> Budget | None:
             equals = ""
         if not equals or not name or not drops[name] >= 0:
             raise UserError(f"--max-drop {text!r} is not NAME=X", fix="as in: accuracy=0.2")
-    if drops and not args.metric:
+    if drops and not args.metric and not getattr(args, "recipe", None):  # which may name one
         raise UserError("--max-drop needs a metric", fix="name the function that computes it: --metric")
     for option, value, least, most in (
         ("--min-cosine", args.min_cosine, -1.0, 1.0),

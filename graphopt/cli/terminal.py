@@ -65,6 +65,8 @@ _STAGES = {
     "pass": "running the passes",
     "changed": "",
     "calibrate": "running the calibration data",
+    "gate": "measuring a stage",
+    "layer": "measuring each layer",
     "score": "measuring accuracy",
     "prove": "comparing with the original",
     "measure": "measuring latency",

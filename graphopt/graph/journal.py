@@ -56,13 +56,15 @@ class Journal:
         refusals: distinct refusals, in order of first appearance -> how often.
         limit: apply no rewrite with a serial at or beyond this (bisection); None: no limit.
         skip: sites that must not be rewritten (rolled-back culprits).
-        withheld: rewrites that `limit` or `skip` stopped.
+        only: the only sites that may be rewritten (to see what they do by themselves); None: all.
+        withheld: rewrites that `limit`, `skip` or `only` stopped.
     """
 
     changes: list[Change] = field(default_factory=list)
     refusals: dict[Refusal, int] = field(default_factory=dict)
     limit: int | None = None
     skip: frozenset[SiteKey] = frozenset()
+    only: frozenset[SiteKey] | None = None
     withheld: int = 0
 
     @property
@@ -72,6 +74,8 @@ class Journal:
 
     def allows(self, key: SiteKey) -> bool:
         """Whether a rewrite at `key` may be applied now."""
+        if self.only is not None and key not in self.only:
+            return False
         return not self.exhausted and key not in self.skip
 
     def refuse(self, refusal: Refusal) -> None:

@@ -205,6 +205,19 @@ class PassContext:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of what a pass does.
+
+    Attributes:
+        node: the node that it is called after.
+        item: the pass, restricted to that part.
+    """
+
+    node: Node
+    item: Pass
+
+
+@dataclass(frozen=True)
 class Pass(abc.ABC):
     """A rewrite of one body.
 
@@ -250,6 +263,18 @@ class Pass(abc.ABC):
             bodies: views of all bodies of the model that came in; the main graph is last.
             ctx: target, limits, budget, and whether there is data.
         """
+
+    def parts(self, graph: Rewriter, ctx: PassContext) -> Sequence[Part]:
+        """What this pass does to one body, taken apart: `graphopt sensitivity` runs each part by itself.
+
+        By default every rewrite site is a part, and the others are withheld while it runs. A pass says more
+        where several sites belong together, or where it would do the work for all of them each time.
+
+        Args:
+            graph: a body of a copy of the model as it is before this pass. Nothing is to be changed.
+            ctx: as for `run`.
+        """
+        return ()
 
     @classmethod
     def summary(cls) -> str:

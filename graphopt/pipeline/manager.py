@@ -128,6 +128,7 @@ def execute(
     *,
     limit: int | None = None,
     skip: frozenset[SiteKey] = frozenset(),
+    only: frozenset[SiteKey] | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Execution:
     """Run `steps` on `model`, which is changed in place.
@@ -138,13 +139,14 @@ def execute(
         settings: target, limits, what to keep.
         limit: apply only this many rewrites (bisection).
         skip: sites not to rewrite (rolled back earlier).
+        only: sites to rewrite, and no others; None: all.
         instruments: watchers, besides timing and structural verification.
 
     Raises:
         PassError: a pass raised, or left the graph malformed; it says which.
         UserError: the time limit is reached.
     """
-    journal = Journal(limit=limit, skip=skip)
+    journal = Journal(limit=limit, skip=skip, only=only)
     state = GraphState(model, infer(model), journal, settings.keep)
     timing = Timing()
     ctx = settings.context()

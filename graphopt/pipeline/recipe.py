@@ -152,7 +152,13 @@ def installed_recipes() -> Mapping[str, Offer]:
             ) from exc
         for file in files:
             name = file.name.removesuffix(SUFFIX)
-            found.setdefault(name, Offer(name, file.read_text(encoding="utf-8"), str(file), source))
+            offer = Offer(name, file.read_text(encoding="utf-8"), str(file), source)
+            other = found.setdefault(name, offer)
+            if other.text != offer.text:  # a checkout beside its installation offers the same twice
+                raise UserError(
+                    f"two packages offer a recipe {name!r}: {other.source} and {source}",
+                    fix="uninstall one of them, or name the file",
+                )
     return dict(sorted(found.items()))
 
 

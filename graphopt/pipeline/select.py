@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.ir import Node
@@ -19,13 +20,18 @@ def is_selected(node: Node, globs: Sequence[str] = (), exclude: Sequence[str] = 
     return (not globs or _any(names, globs)) and not _any(names, exclude)
 
 
+def glob_of(node: Node) -> str:
+    """A glob that selects `node`, by the name of its first output: names of nodes are often missing."""
+    return glob.escape(next((t.name for t in node.outputs if t.name), node.name))
+
+
 def select_nodes(nodes: Iterable[Node], globs: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Node]:
     """Those of `nodes` that `is_selected`, in their order."""
     return [node for node in nodes if is_selected(node, globs, exclude)]
 
 
 def _any(names: Sequence[str], globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in globs)
+    return any(fnmatch.fnmatchcase(name, g) for name in names for g in globs)
 
 
 def names_of(model: Model, *, nodes: bool = False) -> set[str]:
@@ -45,6 +51,6 @@ def names_of(model: Model, *, nodes: bool = False) -> set[str]:
 def unmatched(globs: Sequence[str], model: Model, *, nodes: bool = False) -> Iterator[tuple[str, list[str]]]:
     """Each glob that matches no name (see `names_of`), with the names that look most like it."""
     names = names_of(model, nodes=nodes) if globs else set()
-    for glob in globs:
-        if not any(fnmatch.fnmatchcase(name, glob) for name in names):
-            yield glob, difflib.get_close_matches(glob.replace("*", ""), names, n=3, cutoff=0.4)
+    for wanted in globs:
+        if not any(fnmatch.fnmatchcase(name, wanted) for name in names):
+            yield wanted, difflib.get_close_matches(wanted.replace("*", ""), names, n=3, cutoff=0.4)

@@ -118,6 +118,7 @@ def scatter(
     y_label: str,
     *,
     guide: tuple[float, str] | None = None,
+    joined: bool = True,
     width: int = 760,
     height: int = 320,
 ) -> Panel:
@@ -129,6 +130,7 @@ def scatter(
             as an arrow; other points that are not finite are left out.
         x_label, y_label: of the axes.
         guide: an x with a meaning of its own, and what it is called: a dashed line where it is in sight.
+        joined: draw that line.
         width, height: of the chart, in pixels.
     """
     points = [p for p in points if math.isfinite(p[0]) and (math.isfinite(p[1]) or p[1] == math.inf)]
@@ -162,7 +164,7 @@ def scatter(
         parts.append(f'<line class="guide" x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{bottom}"/>')
         parts.append(f'<text class="small" x="{px + 5:.1f}" y="{bottom - 6}">{escape(guide[1])}</text>')
     front = sorted((p[0], p[1]) for p in points if p[3])
-    if len(front) > 1:
+    if joined and len(front) > 1:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*p) for p in front))
         parts.append(f'<polyline class="line" points="{path}"/>')
     taken: list[tuple[float, float, float]] = []
@@ -182,6 +184,76 @@ def scatter(
     middle = (left + right) / 2
     parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')
     return Panel("".join(parts), width, height)
+
+
+def curves(
+    title: str,
+    steps: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    width: int = 760,
+    height: int = 320,
+) -> Panel:
+    """Lines over the same steps, each with its name at its end.
+
+    Args:
+        title: above the chart.
+        steps: what stands along the x axis, in equal distances.
+        series: name, and one value per step; values that are not finite are left out.
+        x_label, y_label: of the axes.
+        width, height: of the chart, in pixels.
+    """
+    left, top, right, bottom = 60, 52, width - 240, height - 44
+    y0, y1 = _span([v for _, row in series for v in row if math.isfinite(v)] or [0.0])
+
+    def at(step: int, value: float) -> tuple[float, float]:
+        share = (step + 0.5) / max(len(steps), 1)
+        return left + share * (right - left), bottom - (value - y0) / (y1 - y0) * (bottom - top)
+
+    parts = [
+        f'<text class="title" x="0" y="14">{escape(title)}</text>',
+        f'<text class="small" x="{left}" y="{top - 12}">{escape(y_label)}</text>',
+        f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>',
+    ]
+    for tick in ticks(y0, y1):
+        _, y = at(0, tick)
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="small" text-anchor="end" x="{left - 6}" y="{y + 4:.1f}">{_number(tick)}</text>'
+        )
+    for n, step in enumerate(steps):
+        x, _ = at(n, y0)
+        parts.append(
+            f'<text class="small" text-anchor="middle" x="{x:.1f}" y="{bottom + 15}">{escape(step)}</text>'
+        )
+    ends: list[tuple[float, float, str, int]] = []
+    for n, (name, row) in enumerate(series):
+        points = [(*at(i, v), v) for i, v in enumerate(row) if math.isfinite(v)]
+        if not points:
+            continue
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+        color = f"hsl({n * 360 // len(series)} 60% 50%)"
+        parts.append(f'<polyline class="line" style="stroke: {color}" points="{path}"/>')
+        for x, y, value in points:
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}">'
+                f"<title>{escape(name)}: {_number(value)}</title></circle>"
+            )
+        ends.append((points[-1][1], points[-1][0], name, n))
+    below = -math.inf
+    for y, x, name, n in sorted(ends):
+        below = max(y + 4, below + 13)
+        shown = escape(name if len(name) <= 34 else f"...{name[-31:]}")
+        color = f"hsl({n * 360 // len(series)} 60% 50%)"
+        parts.append(
+            f'<text class="small" x="{right + 10}" y="{below:.1f}" style="fill: {color}">{shown}</text>'
+        )
+        parts.append(f'<line class="guide" x1="{x:.1f}" y1="{y:.1f}" x2="{right + 8}" y2="{below - 4:.1f}"/>')
+    middle = (left + right) / 2
+    parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')
+    return Panel("".join(parts), width, max(height, round(below) + 8 if ends else height))
 
 
 def _point(a: float, b: float, color: str, says: str, value: float) -> str:

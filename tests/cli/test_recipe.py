@@ -101,6 +101,30 @@ def test_refusals(cli: Cli, tmp_path: Path, words: tuple[str, ...], says: str) -
     assert not out.exists()
 
 
+def test_the_metric_of_the_recipe_serves_budgets_of_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    words = ("run", MODEL, "--recipe", recipe(tmp_path, 20), "--max-drop", "accuracy=0.5", "--json")
+    code, text, err = cli(*words, "-o", tmp_path / "out.onnx")
+    assert code == 0, err
+    assert json.loads(text)["accuracy"]["budget"] == ["accuracy falls by at most 0.5"]
+    words = ("run", MODEL, "--recipe", "prune-distill-int8", "--max-drop", "accuracy=0.5", "--data", DATA)
+    code, _, err = cli(*words, "-o", tmp_path / "other.onnx")
+    assert code == 2
+    assert "--metric" in err
+
+
+def test_a_pipeline_file_may_stand_beside_a_recipe_without_passes(cli: Cli, tmp_path: Path) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text('verify = "off"\n')
+    words = ("run", MODEL, "--recipe", recipe(tmp_path, 20), "--config", config, "-o", tmp_path / "out.onnx")
+    code, text, _ = cli(*words, "--json")
+    assert code == 0
+    assert json.loads(text)["verdict"] == "not verified"
+    config.write_text('pipeline = "default"\n')
+    code, _, err = cli(*words)
+    assert code == 2
+    assert f"--recipe and the passes in {config} exclude each other" in err
+
+
 def test_a_line_is_named(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('[[stage]]\npasses = "fold-conv-bm"\n')

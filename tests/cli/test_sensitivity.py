@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from graphopt.calibration.service import CalibrationService
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 MODEL, DATA = MODELS / "digits_cnn.onnx", MODELS / "digits.npz"
 PIPELINE = "default,insert-qdq,restore-float"
@@ -50,7 +52,7 @@ def test_json(cli: Cli) -> None:
     ("words", "says"),
     [
         (("--plot", "chart.png"), "SVG"),
-        (("--passes", "default"), "no pass of this pipeline searches"),
+        (("--passes", "default"), "no pass of this pipeline moves the numbers"),
         ((), "--data"),
     ],
 )
@@ -65,3 +67,45 @@ def test_a_chart_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("sensitivity", MODEL, "--passes", PIPELINE, "--data", DATA, "--plot", chart)
     assert code == 2
     assert "cannot be written" in err
+
+
+WEIGHTS = "default,quantize-weights{bits=4}"
+
+
+def test_any_pass_that_moves_the_numbers(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CalibrationService, "latency", lambda *_: 0.9)
+    chart = tmp_path / "chart.svg"
+    words = ("sensitivity", MODEL, "--passes", WEIGHTS, "--data", DATA, "--sweep", "bits=4,8")
+    code, out, err = cli(*words, "--plot", chart, "-v")
+    assert code == 0, err
+    assert "/classify/Gemm" in out
+    assert "whole pass" in out
+    assert "SQNR dB by bits" in out
+    assert "measured: quantize-weights{bits=4}, on 56 held-back samples" in out
+    assert "layer: 1 of 9: " in err
+    texts = [t.text for t in ET.parse(chart).iter("{http://www.w3.org/2000/svg}text")]
+    assert "/classify/Gemm" in texts
+    assert "The layers that cost most, and the whole pass" in texts
+
+
+def test_json_of_layers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CalibrationService, "latency", lambda *_: 0.9)
+    metric = f"{MODELS / 'metrics.py'}:accuracy"
+    code, out, _ = cli(
+        "sensitivity", MODEL, "--passes", WEIGHTS, "--data", DATA, "--metric", metric, "--json"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert found["schema"] == "graphopt.sensitivity.layers/1"
+    assert len(found["layers"]) == 9
+    noise = [10 ** (-e["score"]["sqnr_db"] / 10) / e["packed_bytes"] for e in found["layers"]]
+    assert noise == sorted(noise)
+    assert found["together"]["bytes"] == sum(e["bytes"] for e in found["layers"]) > 60_000
+    assert found["metrics"]["accuracy"] > 95
+    assert "accuracy" in found["layers"][0]["score"]["metrics"]
+
+
+def test_a_sweep_goes_before_a_search(cli: Cli) -> None:
+    code, _, err = cli("sensitivity", MODEL, "--passes", PIPELINE, "--data", DATA, "--sweep", "nope=1")
+    assert code == 2
+    assert "pass 'insert-qdq' has no option 'nope'" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from graphopt.budget import Budget, Gate
 from graphopt.errors import UserError
 from graphopt.pipeline.manager import flatten
-from graphopt.pipeline.recipe import installed_recipes, load_recipe, parse_recipe
+from graphopt.pipeline.recipe import RECIPE_GROUP, installed_recipes, load_recipe, parse_recipe
 from graphopt.pipeline.registry import installed
 
 WHOLE = """\
@@ -176,3 +177,23 @@ def test_recipes_that_are_shipped_can_be_read(target: str) -> None:
         assert recipe.name == name
         assert recipe.description
         assert recipe.resolve(installed(), target)
+
+
+def test_two_packages_with_a_recipe_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, passes in (("one", "default"), ("two", "none")):
+        folder = tmp_path / f"recipes_{package}"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        (folder / "same.toml").write_text(f'[[stage]]\npasses = "{passes}"\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries = [
+        importlib.metadata.EntryPoint(name, f"recipes_{name}", RECIPE_GROUP) for name in ("one", "two")
+    ]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: entries)
+    with pytest.raises(UserError, match="two packages offer a recipe 'same'"):
+        installed_recipes.__wrapped__()
+    del entries[1]
+    assert list(installed_recipes.__wrapped__()) == ["same"]
+    entries[:] = [importlib.metadata.EntryPoint("gone", "recipes_gone", RECIPE_GROUP)]
+    with pytest.raises(UserError, match="cannot be read from recipes_gone"):
+        installed_recipes.__wrapped__()

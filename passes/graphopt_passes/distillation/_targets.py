@@ -12,10 +12,8 @@ from graphopt.passkit import (
     AttributeRef,
     GraphView,
     Node,
-    PassContext,
     RefusedRewrite,
     Rewriter,
-    Tensor,
 )
 from graphopt_passes.linear.layer import Floats, LinearLayer, bias_place
 
@@ -145,15 +143,3 @@ def set_line(graph: Rewriter, target: NormTarget, slope: Floats, shift: Floats, 
             graph.set_input(
                 node, 2, graph.new_constant(f"{name}_bias" if bias is None else node.inputs[2].name, moved)
             )
-
-
-def twin_of(ctx: PassContext, tensor: Tensor) -> Tensor:
-    """What `tensor` is in the teacher.
-
-    Raises:
-        RefusedRewrite: the teacher has no such tensor.
-    """
-    twin = ctx.teacher.tensor(tensor)
-    if twin is None:
-        raise RefusedRewrite("the teacher does not compute this tensor")
-    return twin

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch, is_selected
 from graphopt_passes.distillation._fit import fit_layer, fit_lines, fitted_words
-from graphopt_passes.distillation._targets import (
-    Bias,
-    NormTarget,
-    find_bias,
-    find_norm,
-    set_line,
-    twin_of,
-)
+from graphopt_passes.distillation._integers import fit_integers
+from graphopt_passes.distillation._plan import Fit, find_fits
+from graphopt_passes.distillation._targets import Bias, NormTarget, set_line
 from graphopt_passes.linear.channels import ChannelLines
-from graphopt_passes.linear.judged import Judged, judged_by
-from graphopt_passes.linear.layer import LinearLayer, linear_layers, set_weight_rows, weight_rows
+from graphopt_passes.linear.layer import LinearLayer, set_weight_rows, weight_rows
 from graphopt_passes.linear.least_squares import supports
-from graphopt_passes.linear.moments import LayerMoments, selection_of
-from graphopt_passes.linear.sweeps import depths, plan_sweeps
-
-# Columns of the largest second-moment matrix: 512 MiB in float64.
-_COLUMNS: Final = 8192
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """One thing to be fitted: a layer with its bias, or a normalization."""
-
-    node: Node
-    shape: tuple[int, int, int]
-    output: Judged
-    layer: LinearLayer | None = None
-    bias: Bias | None = None
-    norm: NormTarget | None = None
+from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
+from graphopt_passes.linear.sweeps import plan_sweeps
+from graphopt_passes.quantization._layers import Layer
 
 
 @dataclass(frozen=True)
@@ -46,7 +26,8 @@ class DistillLayers(Pass):
     MatMul, and the scale and bias of every normalization, is fitted in the order of the graph, each on the
     inputs that this model gives it once the layers before are done: so a layer also makes up for what those
     before it could not. Weights that are zero stay zero; of channels that were removed the teacher's are left
-    out; every group of a grouped convolution is a problem of its own. What has to be known of the data are
+    out; every group of a grouped convolution is a problem of its own; of quantized layers the codes are
+    rounded again (as `refine-weights` does, with the same target). What has to be known of the data are
     sums of products, so memory does not grow with the number of samples.
 
     d is found by cross-validation: what is learned from one half of the data must suit the other better than
@@ -59,7 +40,8 @@ class DistillLayers(Pass):
     the knowledge in a neural network", arXiv:1503.02531 (2015), layer by layer as A. Romero et al.,
     "FitNets", arXiv:1412.6550 (2015).
 
-    Refuses when: there is no data; the teacher does not compute the layer's output; an output has more than
+    Refuses when: there is no data; the teacher does not compute the layer's output, or its channels were
+    scaled since (`smooth-activations`); an output has more than
     8192 inputs; inputs are not finite; the error does not go down, or only on the half of the data that was
     fitted to. The weight of a layer that other nodes read as well stays, and its bias is fitted.
     """
@@ -90,7 +72,7 @@ class DistillLayers(Pass):
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Fit the layers of one body, in order."""
-        fits = self._fits(graph, ctx)
+        fits = find_fits(graph, ctx, self._is_wanted, biases=self.bias, norms=self.norms)
         if fits and not ctx.has_data:
             graph.refuse(fits[0].node, "there is no data to learn from")
             return
@@ -103,60 +85,20 @@ class DistillLayers(Pass):
                 try:
                     if fit.norm is not None:
                         self._fit_norm(graph, fit.norm, found)
+                    elif isinstance(fit.layer, Layer):
+                        fit_integers(graph, ctx, fit.layer, found, shift=fit.shifts, damping=self.damping)
                     elif fit.layer is not None:
                         self._fit_layer(graph, fit.layer, fit.bias, found)
                 except RefusedRewrite as refused:
                     graph.refuse(fit.node, refused.reason)
 
-    def _fits(self, graph: Rewriter, ctx: PassContext) -> list[_Fit]:
-        """What there is to fit, in the order of the graph; the rest is refused with a reason."""
-        fits = []
-
-        def check(layer: LinearLayer) -> None:
-            if not self._is_wanted(layer.node):
-                return
-            if graph.is_function:
-                raise RefusedRewrite("the tensors of a function are not observed")
-            if layer.shape[2] > _COLUMNS:
-                raise RefusedRewrite(f"{layer.shape[2]} inputs per output are more than {_COLUMNS}")
-
-        layers = [layer for layer in linear_layers(graph, check) if self._is_wanted(layer.node)]
-        for node in graph.nodes() if self.norms else ():
-            if not self._is_wanted(node) or graph.is_function:
-                continue
-            try:
-                norm = find_norm(graph, node)
-                if norm is None:
-                    continue
-                if graph.keeps(node):
-                    raise RefusedRewrite(f"{node.name} is kept")
-                twin_of(ctx, node.outputs[0])
-            except RefusedRewrite as refused:
-                graph.refuse(node, refused.reason)
-                continue
-            fits.append(_Fit(node, norm.shape, Judged(node.outputs[0]), norm=norm))
-        depth = depths(graph, [layer.node for layer in layers] + [fit.node for fit in fits])
-        for layer in layers:
-            bias = find_bias(graph, layer) if self.bias else None
-            output = judged_by(graph, layer, depth)
-            if ctx.teacher.tensor(output.tensor) is None and bias is not None:
-                output = Judged(bias.node.outputs[0])
-            if ctx.teacher.tensor(output.tensor) is None:
-                output = Judged(layer.node.outputs[0])
-            if ctx.teacher.tensor(output.tensor) is None:
-                graph.refuse(layer.node, "the teacher does not compute this tensor")
-                continue
-            if bias is not None and bias.node is not layer.node and output.tensor is layer.node.outputs[0]:
-                bias = None  # it is added behind what the layer is judged by
-            fits.append(_Fit(layer.node, layer.shape, output, layer, bias))
-        return fits
-
     def _is_wanted(self, node: Node) -> bool:
         return is_selected(node, self.layers)
 
-    def _watch(self, fit: _Fit, ctx: PassContext) -> Watch:
+    def _watch(self, fit: Fit, ctx: PassContext) -> Watch:
         y = fit.output.tensor
         twin, selection = twin_of(ctx, y), selection_of(ctx, y)
+        assert twin is not None
         if fit.norm is not None:
             return Watch(ChannelLines(fit.norm.axis, selection), student=(y,), teacher=(twin,))
         assert fit.layer is not None

@@ -84,6 +84,11 @@ class Selection:
         return left
 
 
+def twin_of(ctx: PassContext, tensor: Tensor) -> Tensor | None:
+    """What `tensor` is in the teacher; None where it is nothing there, or was rescaled since."""
+    return None if ctx.notes.get(("scaled", tensor)) else ctx.teacher.tensor(tensor)
+
+
 def selection_of(ctx: PassContext, tensor: Tensor) -> Selection | None:
     """Which of the teacher's elements of `tensor` are left, by what the passes before noted."""
     noted = ctx.notes.get(("kept", tensor))

@@ -11,11 +11,13 @@ from typing import ClassVar, Final, Literal
 from graphopt.passkit import (
     GraphView,
     Numerics,
+    Part,
     Pass,
     PassContext,
     Rewriter,
     UserError,
     Watch,
+    glob_of,
 )
 from graphopt.quantkit import Budget, Score, noise
 from graphopt_passes.pruning._blocks import Block, find_blocks, pairs, skip, weights
@@ -110,6 +112,15 @@ class DropLayers(Pass):
                 raise ValueError(f"{goal} is a share above 0, at most 1, not {share:g}")
         if self.samples < 1:
             raise ValueError("samples must be at least 1")
+
+    def parts(self, graph: Rewriter, ctx: PassContext) -> list[Part]:
+        """One block each, whatever it costs."""
+        if not graph.is_main:
+            return []
+        one = replace(self, count=1, fraction=None, params=None, flops=None, latency=None)
+        one = replace(one, min_sqnr=None, min_cosine=None)
+        units = self._units(find_blocks(graph)[0])
+        return [Part(unit[0].root, replace(one, layers=(glob_of(unit[0].root),))) for unit in units]
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Drop blocks of the main graph."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, Rewriter, is_selected
+from graphopt.passkit import Node, Numerics, Part, Pass, PassContext, Rewriter, glob_of, is_selected
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
 from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
@@ -113,6 +113,17 @@ class PruneChannels(Pass):
             raise ValueError("multiple and least must not be negative")
         if unknown := [op for op in self.ops if op not in MAKERS]:
             raise ValueError(f"{unknown[0]} makes no channels; ops are some of {', '.join(sorted(MAKERS))}")
+
+    def parts(self, graph: Rewriter, ctx: PassContext) -> list[Part]:
+        """One group of coupled channels each, all by the same ratio."""
+        if graph.is_function or not graph.by_op(*sorted(MAKERS)):
+            return []
+        axes = Axes(graph, RULES, MAKERS)
+        axes.run()
+        return [
+            Part(g.root, replace(self, layers=tuple(glob_of(p.node) for p in g.producers), scope="uniform"))
+            for g in self._groups(graph, axes)
+        ]
 
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune one body."""

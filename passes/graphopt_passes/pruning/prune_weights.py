@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from graphopt.passkit import Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, Watch
+from graphopt.passkit import (
+    Node,
+    Numerics,
+    Part,
+    Pass,
+    PassContext,
+    RefusedRewrite,
+    Rewriter,
+    Watch,
+    glob_of,
+    is_selected,
+)
 from graphopt_passes.linear.error import OutputError
 from graphopt_passes.linear.judged import Judged, judged_by
 from graphopt_passes.linear.layer import Floats, LinearLayer, weight_rows
 from graphopt_passes.linear.least_squares import damped, solve_supported
-from graphopt_passes.linear.moments import LayerMoments, selection_of
+from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.pruning import _obs
 from graphopt_passes.pruning._shares import erk_shares, global_shares
@@ -120,6 +131,22 @@ class PruneWeights(Pass):
         """Names of layers."""
         return (*self.layers, *self._by_glob())
 
+    def parts(self, graph: Rewriter, ctx: PassContext) -> list[Part]:
+        """One weight each, to the share that is asked for: not to what it would get in competition."""
+        found = []
+        for site in find_sites(graph, self.ops, self.depthwise):
+            if self._is_wanted(graph, site):
+                asked = self.sparsity is not None or self._is_given(site)
+                item = replace(
+                    self,
+                    layers=(glob_of(site.node),),
+                    sparsities=(),
+                    sparsity=self._share(site) if asked else None,
+                    scope="auto" if self.scope in ("global", "erk") else self.scope,
+                )
+                found.append(Part(site.node, item))
+        return found
+
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune the weights of one body."""
         sites = [s for s in find_sites(graph, self.ops, self.depthwise) if self._is_wanted(graph, s)]
@@ -177,7 +204,7 @@ class PruneWeights(Pass):
         for glob, share in self._by_glob().items():
             if any(fnmatch.fnmatchcase(name, glob) for name in names):
                 return share
-        if self.layers and not any(fnmatch.fnmatchcase(n, g) for n in names for g in self.layers):
+        if not is_selected(site.node, self.layers):
             return None
         if self.sparsity is None and self.sparsities and not Structure.parse(self.structure).of:
             return None
@@ -304,9 +331,9 @@ def _inputs(layer: LinearLayer) -> Watch:
 
 def _watch(layer: LinearLayer, ctx: PassContext, output: Judged) -> Watch:
     """What to observe of a layer before which all others are done: the outputs as well."""
-    if ctx.teacher.tensor(output.tensor) is None:
+    if twin_of(ctx, output.tensor) is None:
         output = Judged(layer.node.outputs[0])
-    twin = ctx.teacher.tensor(output.tensor)
+    twin = twin_of(ctx, output.tensor)
     if twin is None:
         return _inputs(layer)
     x = layer.node.inputs[layer.data_slot]

@@ -243,6 +243,9 @@ def rescale(
         )
         if growth > ctx.limits.growth_bytes:
             raise RefusedRewrite(f"weights with other readers would be copied, {growth} bytes more")
+    if not insert:
+        # These tensors no longer have the values of their namesakes in the teacher.
+        ctx.notes |= {("scaled", tensor): True for tensor in region.layouts}
 
 
 def _insert_mul(graph: Rewriter, region: Region, logs: Array) -> None:

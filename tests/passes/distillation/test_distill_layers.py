@@ -16,6 +16,9 @@ from graphopt.passkit import Numerics, Pass, PassContext, Rewriter
 from graphopt.testing import apply
 from graphopt_passes.distillation.distill_layers import DistillLayers
 from graphopt_passes.pruning.prune_weights import PruneWeights
+from graphopt_passes.quantization.insert_qdq import InsertQDQ
+from graphopt_passes.quantization.quantize_weights import QuantizeWeights
+from graphopt_passes.quantization.smooth_activations import SmoothActivations
 
 RNG = np.random.default_rng(12)
 HALF = PruneWeights(sparsity=0.6, importance="magnitude")
@@ -269,3 +272,53 @@ def test_memory_does_not_grow_with_the_data() -> None:
 def test_damping_is_not_negative() -> None:
     with pytest.raises(ValueError, match="negative"):
         DistillLayers(damping=-1.0)
+
+
+def codes_of(model: onnx.ModelProto) -> list[Any]:
+    """The integer weights of a quantized model."""
+    arrays = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) > 1]
+    return [a.astype(np.int32) for a in arrays if a.dtype.kind in "iV" or a.dtype.name in ("int4", "int8")]
+
+
+@pytest.mark.parametrize("before", [(), (HALF,)], ids=["dense", "pruned"])
+def test_quantized_layers(before: tuple[Pass, ...]) -> None:
+    body, weights = CASES["residual"]
+    model = build(body, **weights)
+    steps = (*before, QuantizeWeights(bits=4, min_elements=1))
+    gain, done = gained(model, images(), images(32, seed=5), *steps)
+    assert gain > 1.5
+    assert any("weights rounded by" in c.why for c in done.journal.changes)
+    if before:
+        plain = apply([*steps], model, data=images())
+        assert sum((c == 0).sum() for c in codes_of(plain.proto)) >= 0.6 * sum(
+            c.size for c in codes_of(plain.proto)
+        )
+        floats = apply([*before], model, data=images()).proto
+        pruned = [onnx.numpy_helper.to_array(t) for t in floats.graph.initializer if len(t.dims) > 1]
+        for codes in codes_of(done.proto):
+            (twin,) = [w for w in pruned if w.shape == codes.shape and not codes[w == 0].any()]
+            assert (twin == 0).any()
+
+
+def test_static_quantization() -> None:
+    body, weights = CASES["plain"]
+    gain, _ = gained(build(body, **weights), images(), images(32, seed=5), HALF, InsertQDQ())
+    assert gain > 1.0
+
+
+def test_tensors_on_another_scale_are_no_target() -> None:
+    model = build(
+        """(float[N, 5, 24] x) => (float y) {
+            n = LayerNormalization<axis=-1>(x, s, t)  a = MatMul(n, w1)  b = Relu(a)  y = MatMul(b, w2)
+        }""",
+        s=np.geomspace(0.01, 100, 24).astype(np.float32), t=np.zeros(24, np.float32), w1=(24, 32), w2=(32, 24),
+    )  # fmt: skip
+    gain, done = gained(
+        model, rows(steps=5), rows(64, seed=4, steps=5), HALF, SmoothActivations(alpha=0.5, exact_scales=True)
+    )
+    assert gain > 1.0
+    norms = [
+        c for c in done.journal.changes if c.key.pass_name == "distill-layers" and "scale and bias" in c.why
+    ]
+    assert not norms
+    assert any("on another scale" in r for r in done.reasons)

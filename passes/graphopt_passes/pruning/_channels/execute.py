@@ -151,7 +151,7 @@ class Operation:
         else:
             work = sum(self._work(g) for g in groups)
             allowed = max(_SWEEPS, _SWEEP_WORK // max(work, 1))
-            per_sweep = -(-len(groups) // min(allowed, len(groups)))
+            per_sweep = -(-len(groups) // min(allowed, max(len(groups), 1)))
         parts: list[list[Group]] = []
         held = 0
         for number, group in enumerate(groups):
