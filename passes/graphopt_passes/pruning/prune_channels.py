@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from graphopt.passkit import (
-    Node,
-    Numerics,
-    Part,
-    Pass,
-    PassContext,
-    Rewriter,
-    glob_of,
-    is_selected,
-)
+from graphopt.passkit import Node, Numerics, Part, Pass, PassContext, Rewriter, glob_of, is_selected
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
 from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
@@ -155,7 +146,8 @@ class PruneChannels(Pass):
         for part in operation.sweeps(list(chosen)):
             seen = operation.see(part)
             for group in part:
-                operation.remove(group, operation.choose(group, chosen[group], seen), seen)
+                now = operation.refreshed(group, seen)
+                operation.remove(group, operation.choose(group, chosen[group], now), now)
         if operation.gone.any():
             ctx.remark(self, _summary(groups, cost, operation.gone))
 

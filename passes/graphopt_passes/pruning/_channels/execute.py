@@ -194,6 +194,11 @@ class Operation:
         gone = self.gone.copy()
         return {c: Seen(r, m, gone) for (c, r), m in zip(readers.items(), found, strict=True)}
 
+    def refreshed(self, group: Group, seen: dict[Consumer, Seen]) -> dict[Consumer, Seen]:
+        """`seen`, or what the consumers see now that another group has taken away some of their inputs."""
+        stale = any(self.gone[seen[c].reader.columns].any() for c in group.consumers if c in seen)
+        return self.see([group]) if stale else seen
+
     def _problem(self, group: Group, seen: Seen | None, half: int | None = None) -> Problem | None:
         """A consumer's problem, on all data or one half of it."""
         if seen is None or not seen.moments.is_finite:
