@@ -44,12 +44,7 @@ Tell: TypeAlias = Callable[[str, str], None]
 
 @dataclass
 class Result:
-    """What `run` returns.
-
-    Attributes:
-        model: the optimized model.
-        report: what was done to it, and the evidence.
-    """
+    """What `run` returns: the optimized model, and what was done to it with the evidence."""
 
     model: Model
     report: RunReport
@@ -150,8 +145,8 @@ def run(
     Raises:
         ModelError: the model cannot be read.
         ProviderError: a provider, or onnxruntime itself, is not there.
-        UserError: a pass, an option, a target or an input is not known, or a recipe makes no sense; a pass
-            cannot do what it is asked for on this model; time or memory is used up.
+        UserError: something asked for is not known, makes no sense, or cannot be done to this model; time or
+            memory is used up.
         PassError: the engine itself is broken.
     """
     if verify not in get_args(Verify):

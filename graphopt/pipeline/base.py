@@ -256,8 +256,7 @@ class Pass(abc.ABC):
     def check(self, bodies: Sequence[GraphView], ctx: PassContext) -> None:  # noqa: B027 most have none
         """Refuse, by a UserError, what cannot be done to this model. Called once, before any pass runs.
 
-        For requests that the options alone do not show to be impossible, such as a budget below what is
-        left when all is gone. Other passes may still change the model before this one runs.
+        For what the options alone do not show to be impossible. Passes before may still change the model.
 
         Args:
             bodies: views of all bodies of the model that came in; the main graph is last.
@@ -267,11 +266,11 @@ class Pass(abc.ABC):
     def parts(self, graph: Rewriter, ctx: PassContext) -> Sequence[Part]:
         """What this pass does to one body, taken apart: `graphopt sensitivity` runs each part by itself.
 
-        By default every rewrite site is a part, and the others are withheld while it runs. A pass says more
-        where several sites belong together, or where it would do the work for all of them each time.
+        By default every rewrite site is a part. A pass says more where several sites belong together, or
+        where it would do the work for all of them each time.
 
         Args:
-            graph: a body of a copy of the model as it is before this pass. Nothing is to be changed.
+            graph: a body of the model as it is before this pass; nothing is to be changed.
             ctx: as for `run`.
         """
         return ()

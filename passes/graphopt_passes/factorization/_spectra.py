@@ -76,8 +76,7 @@ class Spectrum:
 
 def weight_spectrum(layer: LinearLayer, rows: Floats) -> Spectrum:
     """The spectrum of a layer whose inputs are not known: all of them count the same, independently."""
-    basis, singular, _ = np.linalg.svd(rows, full_matrices=False)
-    return Spectrum(layer, rows, basis, np.square(singular).sum(axis=0))
+    return Spectrum(layer, rows, *_directions(rows, None))
 
 
 def output_spectrum(
@@ -98,7 +97,21 @@ def output_spectrum(
     """
     mean = sums.x / sums.count if centered else None
     moments = sums.xx if mean is None else sums.xx - sums.count * mean[:, :, None] * mean[:, None, :]
-    values, vectors = np.linalg.eigh(damped(moments, damping))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]  # root root^T = X^T X
-    basis, singular, _ = np.linalg.svd(rows @ root, full_matrices=False)
-    return Spectrum(layer, rows, basis, np.square(singular).sum(axis=0), mean, True)
+    return Spectrum(layer, rows, *_directions(rows, damped(moments, damping)), mean, True)
+
+
+def _directions(rows: Floats, moments: Floats | None) -> tuple[Floats, Floats]:
+    """Left singular vectors of W S with S S^T = `moments` (None: 1), and squares of its singular values."""
+    outputs, inputs = rows.shape[1:]
+    if outputs <= 2 * inputs:
+        # Eigenvectors of W S S^T W^T: several times as fast.
+        wide = rows if moments is None else rows @ moments
+        values, vectors = np.linalg.eigh(wide @ np.swapaxes(rows, 1, 2))
+        kept = min(outputs, inputs)
+        energy = np.maximum(values[:, ::-1][:, :kept], 0.0)
+        return vectors[:, :, ::-1][:, :, :kept], energy.sum(axis=0)
+    if moments is not None:
+        values, vectors = np.linalg.eigh(moments)
+        rows = rows @ (vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :])
+    basis, singular, _ = np.linalg.svd(rows, full_matrices=False)
+    return basis, np.square(singular).sum(axis=0)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from graphopt.passkit import Node, Numerics, Part, Pass, PassContext, Rewriter, UserError, glob_of
+from graphopt.passkit import (
+    Node,
+    Numerics,
+    Part,
+    Pass,
+    PassContext,
+    Rewriter,
+    glob_of,
+    is_selected,
+)
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
-from graphopt_passes.pruning._channels.groups import Group, find_groups
+from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
 from graphopt_passes.pruning._channels.importance import Importance
+from graphopt_passes.pruning._channels.labels import Mask
 from graphopt_passes.pruning._channels.plan import Budget, Planner, Scope
 from graphopt_passes.pruning._channels.rules import MAKERS, RULES
+
+# Multiplications per sample of models in which what each group matters to the outputs is measured.
+_MEASURABLE = 10**9
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,9 @@ class PruneChannels(Pass):
     surgeon's error of a block of columns after refitting the others, one block after another with exact
     downdates of the inverse Hessian (Kurtic et al., "ZipLM", arXiv:2302.04089). Groups are pruned in the
     order of the graph, each on the inputs that the pruned model gives its readers.
+
+    Amounts: the same share of every group (`scope=uniform`), or what is cheapest (`global`): each group is
+    pruned alone, and the noise measured at the outputs is weighed against what its units save.
 
     Leaves alone, with a reason: channels of graph inputs and outputs; what is normalized, reduced or
     concatenated so that removing one channel changes others (LayerNormalization, Softmax, GroupNormalization,
@@ -61,11 +76,18 @@ class PruneChannels(Pass):
         metadata={"help": "instead of a ratio: remove channels whose mean magnitude |o_i| is below this"},
     )
     scope: Scope = field(
-        default="uniform", metadata={"help": "the same share of every group, or the cheapest of all groups"}
+        default="auto",
+        metadata={
+            "help": "the same share of every group, or the cheapest of all groups; auto: global with data, "
+            "in models of up to 10^9 multiplications per sample"
+        },
     )
     multiple: int = field(
         default=0,
-        metadata={"help": "round kept channels up to multiples; 0: 16 (heads: 1), as CPU kernels like them"},
+        metadata={
+            "help": "round kept channels up to multiples; 0: as CPU kernels like them, to 16 (of up to 16 "
+            "channels to 8, heads not at all)"
+        },
     )
     least: float = field(
         default=0.125, metadata={"help": "least share of a group to keep, or from 1 on the least number"}
@@ -94,7 +116,7 @@ class PruneChannels(Pass):
             raise ValueError(f"below must not be negative, not {self.below:g}")
         if self.below is not None and self.importance not in ("auto", "activation"):
             raise ValueError("below is a threshold on activations; leave out importance")
-        if self.below is not None and (self.budget != "channels" or self.scope != "uniform"):
+        if self.below is not None and (self.budget != "channels" or self.scope == "global"):
             raise ValueError("below says how much goes; leave out budget and scope")
         if self.multiple < 0 or not self.least >= 0:
             raise ValueError("multiple and least must not be negative")
@@ -112,18 +134,8 @@ class PruneChannels(Pass):
             for g in self._groups(graph, axes)
         ]
 
-    def needs_data(self) -> bool:
-        """Whether what a channel matters is said to be measured."""
-        return self.below is not None or self.importance in ("activation", "variance", "reconstruction")
-
-    def globs(self) -> tuple[str, ...]:
-        """Names of layers."""
-        return self.layers
-
     def run(self, graph: Rewriter, ctx: PassContext) -> None:
         """Prune one body."""
-        self._check_globs(graph)
-        importance = self._importance(ctx)
         if graph.is_function or not graph.by_op(*sorted(MAKERS)):
             return
         axes = Axes(graph, RULES, MAKERS)
@@ -131,8 +143,11 @@ class PruneChannels(Pass):
         groups = self._groups(graph, axes)
         if not groups:
             return
-        operation = Operation(graph, ctx, axes, importance, refits=self.refit, compensates=self.compensate)
-        counts = self._counts(graph, ctx, axes, operation, groups)
+        operation = Operation(
+            graph, ctx, axes, self._importance(ctx), refits=self.refit, compensates=self.compensate
+        )
+        cost = Cost(graph, axes)
+        counts = self._counts(graph, ctx, axes, cost, operation, groups)
         for group, count in zip(groups, counts, strict=True):
             if not count:
                 graph.refuse(group.root, f"all of its {group.size} {group.kind} are to be kept")
@@ -141,43 +156,24 @@ class PruneChannels(Pass):
             seen = operation.see(part)
             for group in part:
                 operation.remove(group, operation.choose(group, chosen[group], seen), seen)
+        if operation.gone.any():
+            ctx.remark(self, _summary(groups, cost, operation.gone))
+
+    def needs_data(self) -> bool:
+        """Activations and time are measured."""
+        measured = self.importance in ("activation", "variance", "reconstruction")
+        return measured or self.below is not None or self.budget == "latency"
+
+    def globs(self) -> tuple[str, ...]:
+        """Globs over layers."""
+        return self.layers
 
     def _importance(self, ctx: PassContext) -> Importance:
-        """What units are chosen by.
-
-        Raises:
-            UserError: data is needed and not there.
-        """
-        if self.below is not None or self.importance in ("activation", "variance", "reconstruction"):
-            if not ctx.has_data:
-                wanted = "below" if self.below is not None else f"importance={self.importance}"
-                raise UserError(
-                    f"prune-channels needs data to measure activations on ({wanted})",
-                    fix="hand in typical inputs with --data calib.npz, or take importance=l2",
-                )
-            return "activation" if self.below is not None else self.importance
+        if self.below is not None:
+            return "activation"
         if self.importance == "auto":
             return "reconstruction" if ctx.has_data else "l2"
         return self.importance
-
-    def _check_globs(self, graph: Rewriter) -> None:
-        """Raise UserError for a glob that matches no layer of the whole model."""
-        if not self.layers:
-            return
-        names = [
-            name
-            for body in graph.snapshot().bodies()
-            for node in body.nodes
-            if node.op in MAKERS
-            for name in _names(node)
-        ]
-        for glob in self.layers:
-            if not fnmatch.filter(names, glob):
-                close = ", ".join(names[:3])
-                raise UserError(
-                    f"no layer of the model matches layers={glob}",
-                    fix=f"layers are named by their nodes or outputs, such as {close}",
-                )
 
     def _groups(self, graph: Rewriter, axes: Axes) -> list[Group]:
         """The groups that are asked for; the others are refused with a reason."""
@@ -192,31 +188,41 @@ class PruneChannels(Pass):
             if len(out) == len(group.producers) or not wanted[group.kind]:
                 continue
             if out:
-                name = next(iter(_names(out[0])))
+                name = out[0].name or out[0].outputs[0].name
                 graph.refuse(group.root, f"it is coupled with {name}, which is not to be pruned")
                 continue
             found.append(group)
         return found
 
     def _wants(self, node: Node) -> bool:
-        if self.ops and node.op not in self.ops:
-            return False
-        return not self.layers or any(fnmatch.fnmatchcase(n, g) for n in _names(node) for g in self.layers)
+        return (not self.ops or node.op in self.ops) and is_selected(node, self.layers)
 
     def _counts(
-        self, graph: Rewriter, ctx: PassContext, axes: Axes, operation: Operation, groups: Sequence[Group]
+        self,
+        graph: Rewriter,
+        ctx: PassContext,
+        axes: Axes,
+        cost: Cost,
+        operation: Operation,
+        groups: Sequence[Group],
     ) -> list[int]:
         """How many units of each group go."""
         totals = [_total(graph, ctx, group) for group in groups]
-        curves = operation.curves(groups) if self.scope == "global" and self.below is None else []
+        scope = self.scope
+        if scope == "auto":
+            scope = "global" if ctx.has_data and cost.flops <= _MEASURABLE else "uniform"
+        curves = []
+        if scope == "global" and self.below is None:
+            curves = operation.curves(groups, timed=self.budget == "latency")
         planner = Planner(
             graph,
             axes,
+            cost,
             groups,
             totals,
             self.ratio,
             self.budget,
-            self.scope,
+            scope,
             self.multiple,
             self.least,
             curves,
@@ -229,8 +235,19 @@ class PruneChannels(Pass):
         ]
 
 
-def _names(node: Node) -> list[str]:
-    return [name for name in (node.name, *(t.name for t in node.outputs)) if name]
+def _summary(groups: Sequence[Group], cost: Cost, gone: Mask) -> str:
+    """What was removed, for the report."""
+    parts = []
+    for kind in dict.fromkeys(g.kind for g in groups):
+        mine = [g for g in groups if g.kind == kind]
+        width = [1 if kind == "heads" else g.width for g in mine]
+        whole = sum(g.size * w for g, w in zip(mine, width, strict=True))
+        left = whole - sum(int(gone[g.units].sum()) * w for g, w in zip(mine, width, strict=True))
+        parts.append(f"{left:,} of {whole:,} {kind} left")
+    params, flops = cost.of(gone)
+    parts.append(f"{params / max(cost.params, 1):.0%} of the parameters")
+    parts.append(f"{flops / max(cost.flops, 1):.0%} of the multiplications with weights")
+    return ", ".join(parts)
 
 
 def _total(graph: Rewriter, ctx: PassContext, group: Group) -> int:

@@ -310,3 +310,16 @@ def test_the_report_sums_up() -> None:
     assert said.remark == "2 layers: 32,768 -> 8,192 weights, 25% of their multiplications"
     assert [c.node for c in said.changes] == ["a", "y"]
     assert "rank 16 of 128: 25% of the work" in said.changes[0].why
+
+
+def test_many_more_outputs_than_inputs() -> None:
+    body = "(float[M, 48] x) => (float[M, 160] y) { y = MatMul(x, w) }"
+    exact = build(body, w=low((48, 160), 8))
+    assert sqnr(exact, assert_rewrites(Factorize(rank=8), exact).proto) > 100
+    x = correlated(512, 48, 12)
+    w = np.random.default_rng(1).standard_normal((48, 160)).astype(np.float32)
+    model = build(body, w=w)
+    singular = np.linalg.svd(x.astype(np.float64) @ w, compute_uv=False)
+    bound = 10 * np.log10((singular**2).sum() / (singular[8:] ** 2).sum())
+    got = sqnr(model, apply(Factorize(rank=8), model, data={"x": x}).proto, {"x": x})
+    assert bound - 1 < got <= bound + 1e-3

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt.errors import UserError
+from graphopt.passkit import GraphView, PassContext
 from graphopt.pipeline.base import Numerics
 from graphopt.testing import Applied, apply, assert_refuses, assert_same_numbers, random_feeds
 from graphopt_passes.pruning.prune_channels import PruneChannels
@@ -363,16 +364,16 @@ def test_bad_requests(options: dict[str, Any]) -> None:
         PruneChannels(**options)
 
 
-@pytest.mark.parametrize("options", [{"importance": "variance"}, {"below": 0.1}])
+@pytest.mark.parametrize("options", [{"importance": "variance"}, {"below": 0.1}, {"budget": "latency"}])
 def test_data_that_is_needed(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="needs data"):
-        apply(PruneChannels(**options), two_convs())
+        graphopt.run(two_convs(), [PruneChannels(**options)])
 
 
 def test_layers_that_match_nothing() -> None:
     model = two_convs()
-    with pytest.raises(UserError, match="no layer of the model matches"):
-        apply(PruneChannels(layers=("/nowhere/*",)), model)
+    with pytest.raises(UserError, match="matches no node"):
+        graphopt.run(model, [PruneChannels(layers=("/nowhere/*",))])
 
 
 def test_layers_and_types() -> None:
@@ -423,7 +424,7 @@ def test_how_many_are_left(options: dict[str, Any], left: int) -> None:
 
 
 def test_small_layers_keep_one_block() -> None:
-    assert_refuses(PruneChannels(), two_convs("Relu", c=16), "are to be kept")
+    assert_refuses(PruneChannels(), two_convs("Relu", c=8), "are to be kept")
 
 
 def test_twice_in_one_pipeline_is_once() -> None:
@@ -554,7 +555,7 @@ def test_what_others_can_make_up_for_goes_first() -> None:
     values = numpy_helper.to_array(bias).copy()
     values[1], values[4] = 3 * values[0], 0.5 * values[3]
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-    third = PruneChannels(ratio=0.34, multiple=1)
+    third = PruneChannels(ratio=0.34, multiple=1, scope="uniform")
     done, kept = prune(third, model, data=data())
     left = set(kept[model.graph.node[0].output[0]][1].tolist())  # type: ignore[attr-defined]
     assert {2, 5} < left
@@ -581,20 +582,26 @@ def test_refitting_pays_on_other_data() -> None:
     assert error(scope="global") < 0.2 * plain
 
 
-def test_a_latency_budget() -> None:
-    b = Builder(1)
-    x = b.op("Relu", b.conv("x", 3, 64))
-    x = b.op("Relu", b.conv(x, 64, 64))
-    b.conv(x, 64, 3)
-    b.nodes[-1].output[0] = "y"
-    model = b.model({"x": ["N", 3, 32, 32]}, {"y": ["N", 3, 32, 32]})
-    feeds = {"x": np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)}
-    done = apply(PruneChannels(ratio=0.4, budget="latency"), model, data=feeds)
-    assert weights(done.proto)["Conv:2:0"][0] < 64
+def test_a_latency_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clock of a machine that is busy with other things tells nothing: time is the size of the weights.
+    def latency(self: PassContext, graph: GraphView) -> float:
+        def size(model: Any) -> int:
+            return sum(t.values.size for t in model.graph.initializers)
+
+        return size(graph.snapshot(swept=True)) / size(self.teacher.model)
+
+    monkeypatch.setattr(PassContext, "latency", latency)
+    model = two_convs("Relu", c=64)
+    feeds = {"x": np.random.default_rng(0).standard_normal((8, 3, 4, 4)).astype(np.float32)}
+    for scope in ("uniform", "global"):
+        pruning = PruneChannels(ratio=0.4, budget="latency", scope=scope)  # type: ignore[arg-type]
+        assert weights(apply(pruning, model, data=feeds).proto)["Conv:2:0"] == (32,)
     with pytest.raises(UserError, match="of the model's latency"):
-        apply(PruneChannels(ratio=0.999, budget="latency"), model, data=feeds)
+        apply(PruneChannels(ratio=0.9, budget="latency", scope="uniform"), model, data=feeds)
 
 
 def test_the_whole_run() -> None:
     result = graphopt.run(two_convs("Relu", c=64), passes="prune-channels{ratio=0.5 importance=l2}")
     assert weights(result.model.to_proto(weights="inline"))["Conv:2:0"] == (32,)
+    said = [r.remark for r in result.report.passes if r.name == "prune-channels"]
+    assert said == ["32 of 64 channels left, 50% of the parameters, 50% of the multiplications with weights"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphopt.pipeline.base import Numerics
+from graphopt.runtime.session import open_session
 from graphopt.testing import assert_same_interface, assert_same_numbers
 from graphopt_passes.pruning.prune_channels import PruneChannels
 
 # A block takes a builder, a tensor (N, c, 8, 8) and c, and returns a tensor and its channels.
 Block = Callable[[Builder, str, int], tuple[str, int]]
+Head = Callable[[Builder, str, int], str]
 
 
 def plain(b: Builder, x: str, c: int) -> tuple[str, int]:
@@ -223,7 +226,7 @@ HEADS = [
 ]  # fmt: skip
 
 
-def build(blocks: list[Block], head: Callable[[Builder, str, int], str], seed: int) -> onnx.ModelProto:
+def build(blocks: list[Block], head: Head, seed: int) -> onnx.ModelProto:
     b = Builder(seed)
     x, c = b.conv("x", 3, 8), 8
     for block in blocks:
@@ -257,7 +260,7 @@ def test_block(block: Block) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda f: f.__name__)
-def test_head(head: Callable[[Builder, str, int], str]) -> None:
+def test_head(head: Head) -> None:
     assert check(build([plain], head, 5), 0.4)
 
 
@@ -268,7 +271,32 @@ def test_head(head: Callable[[Builder, str, int], str]) -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_architecture(
-    blocks: list[Block], head: Callable[[Builder, str, int], str], ratio: float, seed: int
-) -> None:
+def test_any_architecture(blocks: list[Block], head: Head, ratio: float, seed: int) -> None:
     check(build(blocks, head, seed), ratio)
+
+
+@pytest.mark.parametrize(
+    ("block", "head", "scope"),
+    [
+        (few_groups, merged_attention_head, "uniform"),
+        (dense, lstm_head, "uniform"),
+        (gated, gru_head, "global"),
+        (up_and_down, attention_head, "uniform"),
+        (inverted_residual, flatten_head, "global"),
+    ],
+)
+def test_with_data_it_is_closer(block: Block, head: Head, scope: Any) -> None:
+    model = build([block, plain], head, 2)
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal((96, 3, 8, 8)).astype(np.float32)}
+    fresh = {"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)}
+
+    def error(data: Any) -> float:
+        pruning = PruneChannels(ratio=0.3, multiple=1, scope=scope if data else "uniform")
+        done, kept = prune(pruning, model, data=data)
+        assert kept
+        onnx.shape_inference.infer_shapes(done.proto, strict_mode=True, check_type=True)
+        with open_session(model) as before, open_session(done.proto) as after:
+            return float(np.square(before.run(fresh)["y"] - after.run(fresh)["y"]).sum())
+
+    assert error(feeds) < 0.8 * error(None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.passkit import PassContext, RefusedRewrite, Rewriter
+from graphopt.quantkit import noise
 from graphopt_passes.linear.moments import LayerMoments, Sums
 from graphopt_passes.pruning._channels.axes import Axes, Consumer
 from graphopt_passes.pruning._channels.groups import Group, spare_parts
@@ -29,6 +30,10 @@ _HELD = 1 << 29
 # Multiplications of all sweeps over the data together, per sample: groups of larger models share a sweep.
 _SWEEP_WORK = 1 << 35
 _SWEEPS = 4
+# Shares of each group that are removed to see what that does to the outputs.
+_MEASURED = (0.5, 0.75)
+# On so many samples.
+_SCORED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +85,49 @@ class Operation:
         power = 1 if self.importance == "l1" else 2
         return [weight_norms(self.graph, self.axes, g, self.gone, power) for g in groups]
 
-    def curves(self, groups: Sequence[Group]) -> list[Curve]:
-        """For each group the order in which units go, down to the last one, on the model as it is."""
-        if self.importance != "reconstruction":
+    def curves(self, groups: Sequence[Group], *, timed: bool) -> list[Curve]:
+        """For each group the order in which units go, down to the last one, on the model as it is.
+
+        With data, costs are what removing the group's units alone does to the outputs.
+
+        Args:
+            groups: the groups.
+            timed: measure what removing units saves of the latency.
+        """
+        if not self.ctx.has_data:
             return [_curve(s, normalize=True) for s in self.scores(groups)]
-        found: dict[int, Curve] = {}
+        found: dict[Group, Curve] = {}
         for part in self.sweeps(groups, one=True):
             seen = self.see(part)
             for group in part:
-                found[id(group)] = self._reconstruction_curve(group, seen, group.size - 1)
-        return [found[id(group)] for group in groups]
+                found[group] = self._measured(group, seen, timed=timed)
+        return [found[group] for group in groups]
+
+    def _measured(self, group: Group, seen: dict[Consumer, Seen], *, timed: bool) -> Curve:
+        """The curve of one group, its costs scaled to the noise that is measured at the outputs."""
+        if self.importance == "reconstruction":
+            curve = self._reconstruction_curve(group, seen, group.size - 1)
+        else:
+            curve = _curve(self.scores([group])[0], normalize=True)
+        local = np.concatenate([[0.0], np.cumsum(np.maximum.accumulate(np.maximum(curve.costs, 0.0)))])
+        points, noises, saved = [0.0], [0.0], None
+        for share in _MEASURED:
+            count = min(group.size - 1, max(1, round(group.size * share)))
+            going = np.zeros(group.size, bool)
+            going[curve.order[:count]] = True
+            spare_parts(group, going, _complete(curve.order, group.size))
+            with self.graph.trial(group.root):
+                if not self._cut(group, going, seen):
+                    continue
+                points.append(float(local[count]))
+                noises.append(noise(self.ctx.score(self.graph, _SCORED)))
+                if timed:
+                    saved = max(1 - self.ctx.latency(self.graph), 1e-4) / count
+        if len(points) < 2 or not points[-1] > 0 or not np.isfinite(noises).all():
+            return curve
+        slopes = np.diff(np.maximum.accumulate(noises)) / np.maximum(np.diff(points), 1e-30)
+        at = np.searchsorted(points[1:-1], local[1:], side="left")
+        return Curve(curve.order, np.diff(local) * slopes[at], saved)
 
     def _reconstruction_curve(self, group: Group, seen: dict[Consumer, Seen], most: int) -> Curve:
         problems = [p for c in group.consumers if (p := self._problem(group, seen.get(c))) is not None]
@@ -186,12 +224,19 @@ class Operation:
             curve = _curve(self.scores([group])[0], normalize=True)
         going = np.zeros(group.size, bool)
         going[curve.order[:count]] = True
-        rest = np.setdiff1d(np.arange(group.size), curve.order)
-        spare_parts(group, going, np.concatenate([curve.order, rest]))
+        spare_parts(group, going, _complete(curve.order, group.size))
         return going
 
     def remove(self, group: Group, going: Mask, seen: dict[Consumer, Seen]) -> bool:
         """Take units out in one site, after having the consumers make up for it; False when refused."""
+        done = self._cut(group, going, seen)
+        if done is None:
+            return False
+        done.note(self.ctx)
+        self.gone[group.units[going]] = True
+        return True
+
+    def _cut(self, group: Group, going: Mask, seen: dict[Consumer, Seen]) -> Surgery | None:
         after = self.gone.copy()
         after[group.units[going]] = True
         left = group.size - int(going.sum())
@@ -203,11 +248,7 @@ class Operation:
             surgery = Surgery(self.graph, self.axes, self.gone, after)
             surgery.perform()
             done.append(surgery)
-        if not done or not done[0].lasts():
-            return False
-        done[0].note(self.ctx)
-        self.gone = after
-        return True
+        return done[0] if done and done[0].lasts() else None
 
     def _make_up(self, group: Group, going: Mask, seen: Seen | None) -> None:
         """New weights for what is left of a consumer's inputs, or a bias that takes the mean of the rest."""
@@ -229,6 +270,11 @@ class Operation:
         shift = problem.shift(weights)
         if shift is not None and (self.refits or self.compensates):
             reader.shift_bias(self.graph, shift.reshape(-1))
+
+
+def _complete(order: Ints, size: int) -> Ints:
+    """An order of all units: those that are not in `order` are the most important."""
+    return np.concatenate([order, np.setdiff1d(np.arange(size), order)])
 
 
 def _curve(scores: Floats, *, normalize: bool) -> Curve:

@@ -17,12 +17,12 @@ from graphopt_passes.pruning._channels.readers import Floats
 from graphopt_passes.pruning._channels.surgery import remove
 
 Budget: TypeAlias = Literal["channels", "params", "flops", "latency"]
-Scope: TypeAlias = Literal["uniform", "global"]
+Scope: TypeAlias = Literal["auto", "uniform", "global"]
 
 # The amount to remove is found to about this precision, by so many halvings.
 _HALVINGS = 9
 # ONNX Runtime's CPU kernels for convolutions work on blocks of 16 channels with AVX-512, its matrix
-# products on panels of as many columns.
+# products on panels of as many columns. Of a single block, half is still worth it.
 _BLOCK = 16
 
 
@@ -33,10 +33,12 @@ class Curve:
     Attributes:
         order: units by number, the least important first.
         costs: what each removal adds, comparable between groups.
+        saved: share of the latency that one unit saves, where it was measured.
     """
 
     order: Ints
     costs: Floats
+    saved: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Planner:
 
     Attributes:
         graph, axes: the body and what is known of it.
+        cost: what the body costs.
         groups: those that may be pruned.
         totals: units that each group had in the teacher.
         ratio: share of the budget's measure to take away.
@@ -56,6 +59,7 @@ class Planner:
 
     graph: Rewriter
     axes: Axes
+    cost: Cost
     groups: Sequence[Group]
     totals: Sequence[int]
     ratio: float
@@ -127,13 +131,14 @@ class Planner:
             return self.multiple // math.gcd(self.multiple, group.width)
         if group.kind == "heads":
             return 1
-        return _BLOCK // math.gcd(_BLOCK, group.width)
+        block = _BLOCK if group.size * group.width > _BLOCK else _BLOCK // 2
+        return block // math.gcd(block, group.width)
 
     def _cheapest(self, amount: float) -> list[int]:
         """By group, how many units are among the cheapest that make up `amount` of all that can go."""
         found: list[tuple[float, int, float]] = []
         for number, (group, curve) in enumerate(zip(self.groups, self.curves, strict=True)):
-            gain = self._gain(group)
+            gain = curve.saved if curve.saved is not None else self._gain(group)
             # A unit does not go before those that went before it.
             price = np.maximum.accumulate(curve.costs) / max(gain, 1e-30)
             found.extend((float(p), number, gain) for p in price)
@@ -154,17 +159,8 @@ class Planner:
             return float(group.width)
         gone = np.zeros(self.axes.labels.count, bool)
         gone[group.units[0]] = True
-        params, flops = self._cost.of(gone)
-        return self._cost.params - params if self.budget == "params" else self._cost.flops - flops
-
-    @property
-    def _cost(self) -> Cost:
-        cached = self.__dict__.get("_costs")
-        if cached is None:
-            cached = Cost(self.graph, self.axes)
-            object.__setattr__(self, "_costs", cached)
-        found: Cost = cached
-        return found
+        params, flops = self.cost.of(gone)
+        return self.cost.params - params if self.budget == "params" else self.cost.flops - flops
 
     def measure(self, counts: Sequence[int], latency: Callable[[], float]) -> float:
         """The share of the budget's measure that is left."""
@@ -181,10 +177,10 @@ class Planner:
                 ):
                     return math.inf
                 return latency()
-        params, flops = self._cost.of(gone)
+        params, flops = self.cost.of(gone)
         if self.budget == "params":
-            return params / max(self._cost.params, 1)
-        return flops / max(self._cost.flops, 1)
+            return params / max(self.cost.params, 1)
+        return flops / max(self.cost.flops, 1)
 
     def gone(self, counts: Sequence[int]) -> Mask:
         """By label, whether it is gone when the units go in the curves' order, or the last ones do."""
