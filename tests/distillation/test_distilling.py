@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_batch_normalization_is_folded_first() -> None:
 def test_wider_layers_are_left_as_they_are() -> None:
     done = graphopt.distill(mlp([6, 5, 3], 1), mlp([6, 9, 3], 2), data=inputs())
     assert done.report.unmatched == ("h0",)
-    assert done.report.left["h0"] == "the teacher does not compute this tensor"
+    assert done.report.left["h0"].startswith("the teacher does not compute this tensor")
     assert done.report.is_better  # the last layer learns all the same
 
 
@@ -261,8 +262,8 @@ def test_command_refuses(
 # -- fine-tuning -----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(HAS_TORCH, reason="torch is installed")
-def test_without_torch() -> None:
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="needs torch"):
         graphopt.distill(mlp([6, 8, 3], 1), mlp([6, 8, 3], 2), data=inputs(), fine_tune=1)
 
