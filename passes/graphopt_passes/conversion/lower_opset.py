@@ -22,6 +22,8 @@ from graphopt_passes.conversion._opset_schemas import (
 TYPE_NAMES: Final = {v: k.lower() for k, v in onnx.TensorProto.DataType.items()}
 # Below it negative axes are not known, and much else means something else.
 _OLDEST: Final = 11
+# Below it onnxruntime 1.32 infers no shapes of arithmetic in the body of a Scan, and does not run it.
+_SCAN_INFERRED: Final = 14
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class LowerOpset(Pass):
 
     Refuses when: an operator is not there yet, or a node uses what came later in a way that nothing older
     says (the node and the reason are named); which type a node works on is not known, and older versions do
-    not take all; training information has operators of its own; a node to adapt is kept. Models that are old
-    enough are left alone.
+    not take all; a Scan does not declare the shapes of its outputs (below 14); training information has
+    operators of its own; a node to adapt is kept. Models that are old enough are left alone.
     """
 
     name: ClassVar[str] = "lower-opset"
@@ -62,10 +64,21 @@ class LowerOpset(Pass):
                 for body, old in bodies:
                     for node in body.nodes():
                         where = (body, node)
+                        _check_scan(body, node, self.to)
                         adapt(body, node, old, self.to)
         except RefusedRewrite as refused:
             if where is not None:
                 where[0].refuse(where[1], f"no opset {self.to}: {refused.reason}")
+
+
+def _check_scan(graph: Rewriter, node: Node, new: int) -> None:
+    """Refuse a Scan whose body does not say the shapes of its outputs, which ONNX Runtime then misses."""
+    if new >= _SCAN_INFERRED or not graph.is_op(node, "Scan"):
+        return
+    for tensor in (t for body in node.bodies() for t in body.outputs):
+        info = tensor.info
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            raise RefusedRewrite(f"the body of Scan does not declare the shape of {tensor.name}")
 
 
 def adapt(graph: Rewriter, node: Node, old: int, new: int) -> None:
