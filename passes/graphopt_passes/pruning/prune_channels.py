@@ -200,12 +200,6 @@ class PruneChannels(Pass):
     ) -> list[int]:
         """How many units of each group go."""
         totals = [_total(graph, ctx, group) for group in groups]
-        scope = self.scope
-        if scope == "auto":
-            scope = "global" if ctx.has_data and cost.flops <= _MEASURABLE else "uniform"
-        curves = []
-        if scope == "global" and self.below is None:
-            curves = operation.curves(groups, timed=self.budget == "latency")
         planner = Planner(
             graph,
             axes,
@@ -214,12 +208,18 @@ class PruneChannels(Pass):
             totals,
             self.ratio,
             self.budget,
-            scope,
+            "uniform",
             self.multiple,
             self.least,
-            curves,
         )
         if self.below is None:
+            scope = self.scope
+            if scope == "auto":
+                scope = "global" if ctx.has_data and cost.flops <= _MEASURABLE else "uniform"
+            if scope == "global":
+                planner.most(lambda: ctx.latency(graph))  # before what takes time
+                curves = operation.curves(groups, timed=self.budget == "latency")
+                planner = replace(planner, scope=scope, curves=curves)
             return planner.counts(lambda: ctx.latency(graph))
         return [
             planner.rounded(group, total, int((scores >= self.below).sum()))

@@ -83,15 +83,7 @@ class Planner:
         goal = 1 - self.ratio
         if self.measure(self.at(0.0), latency) <= goal:
             return self.at(0.0)
-        most = self.measure(self.at(1.0), latency)
-        if most > goal:
-            possible = math.floor(100 * max(0.0, 1 - most)) / 100
-            raise UserError(
-                f"prune-channels cannot take away {self.ratio:.0%} of the model's {self.budget}: without "
-                f"all that may be removed, {most:.1%} are left",
-                fix=f"ask for at most ratio={possible:.2f}, lower least={self.least:g}, or see "
-                "with --explain what is left alone",
-            )
+        most = self.most(latency)
         low, high = 0.0, 1.0
         tried = {tuple(self.at(1.0)): most}
         for _ in range(_HALVINGS):
@@ -101,6 +93,23 @@ class Planner:
                 tried[counts] = self.measure(list(counts), latency)
             low, high = (low, middle) if tried[counts] <= goal else (middle, high)
         return self.at(high)
+
+    def most(self, latency: Callable[[], float]) -> float:
+        """What is left of the budget's measure, of 1, when everything goes that may.
+
+        Raises:
+            UserError: that is more than what may be left.
+        """
+        left = self.measure(self.at(1.0), latency)
+        if left > 1 - self.ratio:
+            possible = math.floor(100 * max(0.0, 1 - left)) / 100
+            raise UserError(
+                f"prune-channels cannot take away {self.ratio:.0%} of the model's {self.budget}: without "
+                f"all that may be removed, {left:.1%} are left",
+                fix=f"ask for at most ratio={possible:.2f}, lower least={self.least:g}, or see "
+                "with --explain what is left alone",
+            )
+        return left
 
     def at(self, amount: float) -> list[int]:
         """Counts for an amount between 0 and 1."""
