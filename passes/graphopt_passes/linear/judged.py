@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.passkit import GraphView, Node, Tensor
+from graphopt.passkit import GraphView, Node, PassContext, Tensor, Watch
 from graphopt_passes.linear.layer import LinearLayer, bias_place
+from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ def judged_by(graph: GraphView, layer: LinearLayer, depth: Mapping[Tensor, int])
             break
         tensor = added
     return Judged(tensor)
+
+
+def watch_layer(layer: LinearLayer, ctx: PassContext, output: Judged | None) -> Watch:
+    """What to observe of a layer: its inputs and, given `output`, that and what the teacher has there.
+
+    Where the teacher does not have it, or on another scale, the layer's own output takes its place.
+    """
+    x = layer.node.inputs[layer.data_slot]
+    for tensor in (output.tensor, layer.node.outputs[0]) if output is not None else ():
+        twin = twin_of(ctx, tensor)
+        if twin is not None:
+            moments = LayerMoments(layer.unfolding, selection_of(ctx, tensor))
+            return Watch(moments, student=(x, tensor), teacher=(twin,))
+    return Watch(LayerMoments(layer.unfolding), student=(x,))
 
 
 def clipped_to(graph: GraphView, node: Node) -> tuple[float, float]:

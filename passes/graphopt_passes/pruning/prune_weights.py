@@ -17,15 +17,14 @@ from graphopt.passkit import (
     PassContext,
     RefusedRewrite,
     Rewriter,
-    Watch,
     glob_of,
     is_selected,
 )
 from graphopt_passes.linear.error import OutputError
-from graphopt_passes.linear.judged import Judged, judged_by
+from graphopt_passes.linear.judged import judged_by, watch_layer
 from graphopt_passes.linear.layer import Floats, LinearLayer, weight_rows
 from graphopt_passes.linear.least_squares import damped, solve_supported
-from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
+from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.pruning import _obs
 from graphopt_passes.pruning._shares import erk_shares, global_shares
@@ -240,7 +239,7 @@ class PruneWeights(Pass):
         at = {s.node: i for i, s in enumerate(sites) if _has_moments(s)}
         layers = [layer for s in sites if s.node in at and (layer := s.layer) is not None]
         for sweep in plan_sweeps(graph, layers, "no"):
-            watches = [_inputs(layer) for layer, _ in sweep]
+            watches = [watch_layer(layer, ctx, None) for layer, _ in sweep]
             for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
                 total, order = moments.total, channels_last(layer)
                 if not total.count or not moments.is_finite:
@@ -277,7 +276,7 @@ class PruneWeights(Pass):
         depth = depths(graph, [layer.node for layer in layers])
         for sweep in plan_sweeps(graph, layers, self.sequential):
             watches = [
-                _watch(layer, ctx, judged_by(graph, layer, depth)) if first else _inputs(layer)
+                watch_layer(layer, ctx, judged_by(graph, layer, depth) if first else None)
                 for layer, first in sweep
             ]
             for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
@@ -323,19 +322,3 @@ class PruneWeights(Pass):
 def _has_moments(site: Site) -> bool:
     """Whether the data can say what its weights matter."""
     return site.layer is not None and not site.is_shared and site.layer.shape[2] <= _COLUMNS
-
-
-def _inputs(layer: LinearLayer) -> Watch:
-    return Watch(LayerMoments(layer.unfolding), student=(layer.node.inputs[layer.data_slot],))
-
-
-def _watch(layer: LinearLayer, ctx: PassContext, output: Judged) -> Watch:
-    """What to observe of a layer before which all others are done: the outputs as well."""
-    if twin_of(ctx, output.tensor) is None:
-        output = Judged(layer.node.outputs[0])
-    twin = twin_of(ctx, output.tensor)
-    if twin is None:
-        return _inputs(layer)
-    x = layer.node.inputs[layer.data_slot]
-    moments = LayerMoments(layer.unfolding, selection_of(ctx, output.tensor))
-    return Watch(moments, student=(x, output.tensor), teacher=(twin,))

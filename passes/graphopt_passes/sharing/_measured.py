@@ -10,10 +10,9 @@ import numpy as np
 from graphopt.passkit import Array, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import Watch
 from graphopt_passes.linear.error import OutputError
-from graphopt_passes.linear.judged import Judged
 from graphopt_passes.linear.layer import LinearLayer, read_linear
 from graphopt_passes.linear.least_squares import damped
-from graphopt_passes.linear.moments import LayerMoments, selection_of
+from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.power import ColumnPower
 from graphopt_passes.quantization._weights import Weight
 from graphopt_passes.sharing._assign import Task, assign
@@ -65,17 +64,6 @@ def input_powers(graph: Rewriter, ctx: PassContext, weights: Iterable[Weight]) -
 def _per_weight(layer: LinearLayer, power: Array) -> Array:
     """(G, K) in the shape of the weight."""
     return layer.from_rows(np.broadcast_to(power[:, None, :], layer.shape))
-
-
-def watch_layer(layer: LinearLayer, ctx: PassContext, output: Judged | None) -> Watch:
-    """What to observe of a layer; where all layers before it are done, its output as well: `output`."""
-    x = layer.node.inputs[layer.data_slot]
-    for tensor in (output.tensor, layer.node.outputs[0]) if output is not None else ():
-        twin = ctx.teacher.tensor(tensor)
-        if twin is not None:
-            moments = LayerMoments(layer.unfolding, selection_of(ctx, tensor))
-            return Watch(moments, student=(x, tensor), teacher=(twin,))
-    return Watch(LayerMoments(layer.unfolding), student=(x,))
 
 
 def share_by_outputs(

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 
 from graphopt.passkit import Array, Node, Numerics, Pass, PassContext, RefusedRewrite, Rewriter, is_selected
-from graphopt_passes.linear.judged import judged_by
+from graphopt_passes.linear.judged import judged_by, watch_layer
 from graphopt_passes.linear.layer import LinearLayer
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
@@ -36,7 +36,7 @@ from graphopt_passes.sharing._forms import (
     stored_arrays,
     uniform_grid,
 )
-from graphopt_passes.sharing._measured import input_powers, layer_of, share_by_outputs, watch_layer
+from graphopt_passes.sharing._measured import input_powers, layer_of, share_by_outputs
 from graphopt_passes.sharing._palettes import (
     Slices,
     Totals,

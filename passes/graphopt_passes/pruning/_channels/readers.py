@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphopt.passkit import Array, GraphView, Node, PassContext, RefusedRewrite, Rewriter
 from graphopt.quantkit import Watch
 from graphopt_passes.linear.layer import LinearLayer, bias_place, read_linear
-from graphopt_passes.linear.moments import LayerMoments, Selection
+from graphopt_passes.linear.moments import LayerMoments, selection_of, twin_of
 from graphopt_passes.linear.rows import MatrixRows
 from graphopt_passes.pruning._channels.axes import Axes, Consumer
 from graphopt_passes.pruning._channels.labels import Ints, Mask
@@ -139,14 +139,11 @@ def is_affordable(reader: Reader) -> bool:
 
 def watch(graph: GraphView, ctx: PassContext, reader: Reader) -> Watch:
     """The second moments of a reader's inputs, with the teacher's outputs where they can be compared."""
-    node, data = reader.node, reader.consumer.data
-    twin = ctx.teacher.node(node)
+    data, y = reader.consumer.data, reader.node.outputs[0]
+    twin = twin_of(ctx, y)
     if reader.layer is None or twin is None:
         return Watch(LayerMoments(reader.unfolding), student=(data,))
-    kept = ctx.notes.get(("kept", node.outputs[0]))
-    selection = None if kept is None else Selection(kept[0], tuple(int(i) for i in kept[1]))
-    moments = LayerMoments(reader.unfolding, selection)
-    return Watch(moments, student=(data, node.outputs[0]), teacher=(twin.outputs[0],))
+    return Watch(LayerMoments(reader.unfolding, selection_of(ctx, y)), student=(data, y), teacher=(twin,))
 
 
 class ChannelSums:
