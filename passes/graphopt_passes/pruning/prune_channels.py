@@ -6,14 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from graphopt.passkit import Node, Numerics, Part, Pass, PassContext, Rewriter, glob_of, is_selected
+import numpy as np
+
+from graphopt.passkit import (
+    Node,
+    Numerics,
+    Part,
+    Pass,
+    PassContext,
+    RefusedRewrite,
+    Rewriter,
+    glob_of,
+    is_selected,
+)
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.execute import Operation
-from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups
+from graphopt_passes.pruning._channels.groups import Cost, Group, find_groups, spare_parts
 from graphopt_passes.pruning._channels.importance import Importance
 from graphopt_passes.pruning._channels.labels import Mask
 from graphopt_passes.pruning._channels.plan import Budget, Planner, Scope
 from graphopt_passes.pruning._channels.rules import MAKERS, RULES
+from graphopt_passes.pruning._channels.surgery import remove
 
 # Multiplications per sample of models in which what each group matters to the outputs is measured.
 _MEASURABLE = 10**9
@@ -131,7 +144,7 @@ class PruneChannels(Pass):
             return
         axes = Axes(graph, RULES, MAKERS)
         axes.run()
-        groups = self._groups(graph, axes)
+        groups = [g for g in self._groups(graph, axes) if _can_be_cut(graph, axes, g)]
         if not groups:
             return
         operation = Operation(
@@ -225,6 +238,25 @@ class PruneChannels(Pass):
             planner.rounded(group, total, int((scores >= self.below).sum()))
             for group, total, scores in zip(groups, totals, operation.scores(groups), strict=True)
         ]
+
+
+def _can_be_cut(graph: Rewriter, axes: Axes, group: Group) -> bool:
+    """Whether half of a group can go, with every size confirmed; if not, it is refused with the reason."""
+    going = np.zeros(group.size, bool)
+    going[group.size // 2 :] = True
+    spare_parts(group, going, np.arange(group.size))
+    nothing = np.zeros(axes.labels.count, bool)
+    gone = nothing.copy()
+    gone[group.units[going]] = True
+    if not going.any():
+        return True
+    try:
+        with graph.trial(group.root):
+            remove(graph, axes, nothing, gone, group.root, "trial")
+    except RefusedRewrite as refused:
+        graph.refuse(group.root, refused.reason)
+        return False
+    return True
 
 
 def _summary(groups: Sequence[Group], cost: Cost, gone: Mask) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -605,3 +606,17 @@ def test_the_whole_run() -> None:
     assert weights(result.model.to_proto(weights="inline"))["Conv:2:0"] == (32,)
     said = [r.remark for r in result.report.passes if r.name == "prune-channels"]
     assert said == ["32 of 64 channels left, 50% of the parameters, 50% of the multiplications with weights"]
+
+
+def test_a_group_whose_sizes_are_not_confirmed_stays() -> None:
+    """The output of the model's Resize cannot be told once channels are gone: its group stays, others go."""
+    models = Path(__file__).resolve().parents[3] / "models"
+    done = graphopt.run(
+        models / "messy.onnx",
+        "default,prune-channels{ratio=0.25 multiple=4}",
+        data=str(models / "digits.npz"),
+        verify="off",
+    )
+    (report,) = [p for p in done.report.passes if p.name == "prune-channels"]
+    assert report.rewrites
+    assert any("would have a size of" in r.reason for r in report.refusals)

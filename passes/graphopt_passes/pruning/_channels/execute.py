@@ -116,13 +116,17 @@ class Operation:
             going = np.zeros(group.size, bool)
             going[curve.order[:count]] = True
             spare_parts(group, going, _complete(curve.order, group.size))
-            with self.graph.trial(group.root):
-                if not self._cut(group, going, seen):
-                    continue
-                points.append(float(local[count]))
-                noises.append(noise(self.ctx.score(self.graph, _SCORED)))
-                if timed:
-                    saved = max(1 - self.ctx.latency(self.graph), 1e-4) / count
+            try:
+                with self.graph.trial(group.root):
+                    if not self._cut(group, going, seen):
+                        continue
+                    points.append(float(local[count]))
+                    noises.append(noise(self.ctx.score(self.graph, _SCORED)))
+                    if timed:
+                        saved = max(1 - self.ctx.latency(self.graph), 1e-4) / count
+            except RefusedRewrite:
+                # It cannot be cut: its units go last, and the site of its removal says why it stays.
+                return Curve(curve.order, np.full(len(curve.costs), np.inf))
         if len(points) < 2 or not points[-1] > 0 or not np.isfinite(noises).all():
             return curve
         slopes = np.diff(np.maximum.accumulate(noises)) / np.maximum(np.diff(points), 1e-30)

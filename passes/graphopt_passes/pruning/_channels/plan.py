@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from graphopt.passkit import Rewriter, UserError
+from graphopt.passkit import RefusedRewrite, Rewriter, UserError
 from graphopt_passes.pruning._channels.axes import Axes
 from graphopt_passes.pruning._channels.groups import Cost, Group, spare_parts
 from graphopt_passes.pruning._channels.labels import Ints, Mask
@@ -179,13 +179,14 @@ class Planner:
             return left / max(whole, 1)
         gone = self.gone(counts)
         if self.budget == "latency":
-            before = np.zeros_like(gone)
-            with self.graph.trial(self.groups[0].root):
-                if gone.any() and not remove(
-                    self.graph, self.axes, before, gone, self.groups[0].root, "trial"
-                ):
-                    return math.inf
-                return latency()
+            before, root = np.zeros_like(gone), self.groups[0].root
+            try:
+                with self.graph.trial(root):
+                    if gone.any() and not remove(self.graph, self.axes, before, gone, root, "trial"):
+                        return 1.0
+                    return latency()
+            except RefusedRewrite:
+                return 1.0  # not all of it can be cut, so nothing is known to be saved
         params, flops = self.cost.of(gone)
         if self.budget == "params":
             return params / max(self.cost.params, 1)
