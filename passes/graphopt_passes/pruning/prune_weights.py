@@ -27,15 +27,13 @@ from graphopt_passes.linear.least_squares import damped, solve_supported
 from graphopt_passes.linear.moments import LayerMoments
 from graphopt_passes.linear.sweeps import Sequential, depths, plan_sweeps
 from graphopt_passes.pruning import _obs
+from graphopt_passes.pruning._scores import Importance, has_moments, scores_of
 from graphopt_passes.pruning._shares import erk_shares, global_shares
 from graphopt_passes.pruning._sites import OPS, Site, find_sites
 from graphopt_passes.pruning._structure import Structure, channels_last, removed
 
-Importance = Literal["auto", "magnitude", "wanda", "obs"]
 Scope = Literal["auto", "tensor", "row", "global", "erk"]
 
-# Columns of the largest second-moment matrix: 512 MiB in float64.
-_COLUMNS: Final = 8192
 # Rows per input of an output below which the teacher's outputs are no target, see refine-weights.
 _ROWS_PER_INPUT: Final = 8
 
@@ -163,7 +161,7 @@ class PruneWeights(Pass):
             if how == "obs":
                 self._in_order(graph, ctx, sites, now)
             else:
-                for site, score in zip(sites, self._scores(graph, ctx, sites, how), strict=True):
+                for site, score in zip(sites, scores_of(graph, ctx, sites, how, self.damping), strict=True):
                     self._zero(graph, site, score, now[site.node], how)
 
     def _is_wanted(self, graph: Rewriter, site: Site) -> bool:
@@ -221,36 +219,13 @@ class PruneWeights(Pass):
         if self.scope == "erk":
             found = erk_shares([s.matrix for s in chosen], [s.size for s in chosen], self.sparsity)
         else:
-            found = global_shares(self._scores(graph, ctx, chosen, how), self.sparsity)
+            found = global_shares(scores_of(graph, ctx, chosen, how, self.damping), self.sparsity)
         for i, share in zip(free, found, strict=True):
             shares[i] = share
         return shares
 
     def _is_given(self, site: Site) -> bool:
         return any(fnmatch.fnmatchcase(site.node.name, glob) for glob in self._by_glob())
-
-    def _scores(
-        self, graph: Rewriter, ctx: PassContext, sites: Sequence[Site], how: Importance
-    ) -> list[Floats]:
-        """What each weight matters, squared, (G, N, K): of all sites on the model as it is."""
-        scores = [site.rows(graph) ** 2 for site in sites]
-        if how == "magnitude":
-            return scores
-        at = {s.node: i for i, s in enumerate(sites) if _has_moments(s)}
-        layers = [layer for s in sites if s.node in at and (layer := s.layer) is not None]
-        for sweep in plan_sweeps(graph, layers, "no"):
-            watches = [watch_layer(layer, ctx, None) for layer, _ in sweep]
-            for (layer, _), moments in zip(sweep, ctx.observe(graph, watches), strict=True):
-                total, order = moments.total, channels_last(layer)
-                if not total.count or not moments.is_finite:
-                    continue
-                xx = total.xx
-                if how == "obs":
-                    xx = np.linalg.inv(damped(xx, self.damping))
-                power = np.diagonal(xx, axis1=1, axis2=2)[:, None, order]
-                power = np.maximum(power, np.finfo(np.float64).tiny)
-                scores[at[layer.node]] *= 1 / power if how == "obs" else power
-        return scores
 
     def _zero(self, graph: Rewriter, site: Site, score: Floats, share: float, how: Importance) -> None:
         """Set the weights with the least scores to zero; the others stay."""
@@ -268,7 +243,7 @@ class PruneWeights(Pass):
         self, graph: Rewriter, ctx: PassContext, sites: Sequence[Site], shares: Mapping[Node, float]
     ) -> None:
         """Prune with `obs`, each layer on the inputs that the layers before it give once they are pruned."""
-        found = {s.node: s for s in sites if _has_moments(s)}
+        found = {s.node: s for s in sites if has_moments(s)}
         for site in sites:
             if site.node not in found:
                 self._zero(graph, site, site.rows(graph) ** 2, shares[site.node], "magnitude")
@@ -317,8 +292,3 @@ class PruneWeights(Pass):
     def _set(self, graph: Rewriter, site: Site, rows: Floats, why: str) -> None:
         share = np.count_nonzero(rows == 0) / rows.size
         site.set_rows(graph, rows, f"{why}, {share:.1%} of {rows.size:,} weights are zero")
-
-
-def _has_moments(site: Site) -> bool:
-    """Whether the data can say what its weights matter."""
-    return site.layer is not None and not site.is_shared and site.layer.shape[2] <= _COLUMNS
