@@ -95,14 +95,11 @@ def match(reference: Net, candidate: Net) -> Matching:
         other = candidate.inputs.get(name)
         if other is not None:
             found.add(Pair(tensor, other, "name", True))
-    outputs = [
-        (t, candidate.outputs[n])
-        for n, t in reference.outputs.items()
-        if n in candidate.outputs and t in reference.places and candidate.outputs[n] in candidate.places
-    ]
+    for name, tensor in reference.outputs.items():
+        other = candidate.outputs.get(name)
+        if tensor in reference.places and other in candidate.places:
+            found.add(Pair(tensor, other, "name"))
     _same_computation(found)
-    for a, b in outputs:
-        found.add(Pair(a, b, "name"))
     _same_names(found)
     _same_origins(found)
     grow(found, [*found.pairs.values()])
@@ -194,7 +191,7 @@ def fingerprint_of(net: Net, constant: ir.Constant) -> str:
 
 def _same_names(found: Matching) -> None:
     ref, cand = found.reference, found.candidate
-    theirs = _unique({(ref.places[t].body, ref.name(t)): t for t in ref.values}, ref)
+    theirs = {(ref.places[t].body, ref.name(t)): t for t in ref.values}
     common: list[tuple[Tensor, Tensor]] = []
     alike = 0
     for tensor in cand.values:
@@ -209,10 +206,6 @@ def _same_names(found: Matching) -> None:
         return
     for other, tensor in common:
         found.add(Pair(other, tensor, "name"))
-
-
-def _unique(named: dict[tuple[str, str], Tensor], net: Net) -> dict[tuple[str, str], Tensor]:
-    return named
 
 
 def _same_origins(found: Matching) -> None:
@@ -259,20 +252,23 @@ def grow(found: Matching, pairs: Sequence[Pair]) -> None:
         found: is added to.
         pairs: where to start.
     """
-    queue = deque(pairs)
-    while queue:
-        forward = deque(queue)
-        queue.clear()
-        seen = list(forward)
-        while forward:
-            new = list(_forward(found, forward.popleft()))
-            forward.extend(new)
-            seen.extend(new)
-        for pair in seen:
-            queue.extend(_backward(found, pair))
+    fresh = list(pairs)
+    known = list(fresh)
+    # What has the same weights first; then what is read in the same place; what only looks alike comes last.
+    for strict in (True, False):
+        fresh = list(known)
+        while fresh:
+            forward, seen = deque(fresh), list(fresh)
+            while forward:
+                new = list(_forward(found, forward.popleft(), strict))
+                forward.extend(new)
+                seen.extend(new)
+            known += seen[len(fresh) :]
+            fresh = [new for pair in seen for new in _backward(found, pair)]
+            known += fresh
 
 
-def _forward(found: Matching, pair: Pair) -> Iterator[Pair]:
+def _forward(found: Matching, pair: Pair, strict: bool) -> Iterator[Pair]:
     """Outputs of nodes that read the pair, and everything else alike."""
     theirs = [n for n in found.reference.readers.get(pair.reference, ()) if _is_open(found, n, True)]
     mine = [n for n in found.candidate.readers.get(pair.candidate, ()) if _is_open(found, n, False)]
@@ -285,7 +281,7 @@ def _forward(found: Matching, pair: Pair) -> Iterator[Pair]:
             if key is not None:
                 groups.setdefault(key, ([], []))[side].append(node)
     for a, b in groups.values():
-        for one, other in _best(found, a, b):
+        for one, other in _best(found, a, b, strict):
             yield from _match_nodes(found, one, other)
 
 
@@ -298,23 +294,18 @@ def _reads_alike(found: Matching, node: Node, of_reference: bool) -> object | No
     """Equal for nodes of both models that do the same to tensors that belong together; None: not known."""
     net = found.reference if of_reference else found.candidate
     known = found.of_reference if of_reference else found.of_candidate
-    keys: list[object] = []
-    for tensor in node.inputs:
-        if not tensor.name:
-            keys.append(0)
-        elif net.is_constant(tensor):
-            keys.append(1)
-        else:
+    keys: list[tuple[int, int]] = []
+    for slot, tensor in enumerate(node.inputs):
+        if tensor.name and not net.is_constant(tensor):  # a fusion may add a bias, say
             pair = known(tensor)
             if pair is None:
                 return None
-            keys.append(("pair", id(pair)))
-    if node.op in _COMMUTATIVE and len(keys) == 2:
-        keys.sort(key=repr)
+            keys.append((0 if node.op in _COMMUTATIVE else slot, id(pair)))
+    keys.sort()
     return (op_text(node), len(node.outputs), net.body_of[node].count("/"), tuple(keys))
 
 
-def _best(found: Matching, theirs: list[Node], mine: list[Node]) -> Iterator[tuple[Node, Node]]:
+def _best(found: Matching, theirs: list[Node], mine: list[Node], strict: bool) -> Iterator[tuple[Node, Node]]:
     """Nodes that read alike, one to one: equal weights and attributes first, then names, then in order."""
     left, rest = list(theirs), list(mine)
 
@@ -327,7 +318,8 @@ def _best(found: Matching, theirs: list[Node], mine: list[Node]) -> Iterator[tup
     def shaped(node: Node, net: Net) -> object:
         return (net.attributes(node), _weight_shapes(net, node))
 
-    for rule in (exact, named, shaped, lambda node, net: _weight_shapes(net, node), lambda node, net: 0):
+    rules = (exact, named, shaped, lambda node, net: _weight_shapes(net, node), lambda node, net: 0)
+    for rule in rules[:1] if strict else rules:
         for node in list(rest):
             for other in left:
                 if rule(other, found.reference) == rule(node, found.candidate):
@@ -385,12 +377,27 @@ def _backward(found: Matching, pair: Pair) -> Iterator[Pair]:
             mine.reverse()
     elif [t in ref.places for t in a.inputs] != [t in cand.places for t in b.inputs]:
         return
+    same_node = ref.attributes(a) == cand.attributes(b) and _weights(ref, a) == _weights(cand, b)
     for one, two in zip(theirs, mine, strict=True):
-        if op_text(ref.places[one].node) != op_text(cand.places[two].node):
+        # Where the readers are the same, so is what they read, whatever computes it.
+        alike = op_text(ref.places[one].node) == op_text(cand.places[two].node)
+        if not alike and not (same_node and _may_be_equal(ref, one, cand, two)):
             continue
         new = Pair(one, two, "structure")
         if found.add(new):
             yield new
+
+
+def _may_be_equal(ref: Net, a: Tensor, cand: Net, b: Tensor) -> bool:
+    """Nothing that is known of types and shapes says that the two differ."""
+    if ref.facts.dtype(a) != cand.facts.dtype(b):
+        return False
+    one, two = ref.facts.shape(a), cand.facts.shape(b)
+    if one is None or two is None:
+        return True
+    return len(one) == len(two) and all(
+        x == y or not isinstance(x, int) or not isinstance(y, int) for x, y in zip(one, two, strict=True)
+    )
 
 
 def _in_order(found: Matching, theirs: Sequence[Tensor], mine: Sequence[Tensor]) -> bool:
