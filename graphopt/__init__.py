@@ -24,6 +24,7 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "bisect": "graphopt.bisecting",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
@@ -43,6 +44,7 @@ __all__ = [
     "RunReport",
     "UserError",
     "__version__",
+    "bisect",
     "distill",
     "explore",
     "extract",
@@ -55,6 +57,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
+    from graphopt.bisecting import bisect
     from graphopt.budget import Budget
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError

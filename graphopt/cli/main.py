@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    bisect,
     calibrate,
     completion,
     diff,
@@ -25,6 +26,7 @@ from graphopt.cli import (
     lint,
     merge,
     passes,
+    reduce,
     run,
     sensitivity,
     validate,
@@ -42,6 +44,8 @@ _VERBS = (
     inspect,
     lint,
     validate,
+    bisect,
+    reduce,
     calibrate,
     sensitivity,
     distill,

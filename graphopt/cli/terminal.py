@@ -73,6 +73,8 @@ _STAGES = {
     "latency": "measuring latency",
     "validate": "comparing",
     "bisect": "looking for the rewrite that is wrong",
+    "check": "running the check",
+    "reduce": "making the model smaller",
     "reproduce": "writing a reproducer",
     "save": "writing the result",
 }
