@@ -1,4 +1,4 @@
-"""The Python API: `load`, `run`, `validate`. The command line is a thin layer over it."""
+"""The Python API: `load` and `run`. The command line is a thin layer over it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from graphopt.calibration.service import CalibrationService
     from graphopt.io.save import SavedFiles
     from graphopt.judging import ProverJudge
-    from graphopt.validation.proof import Proof
 
 Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"
 Passes: TypeAlias = "str | Pass | Fixpoint | Sequence[str | Step | Spec] | None"
@@ -268,47 +267,6 @@ def run(
         stages=gates.rows() if gates is not None else (),
     )
     return Result(outcome.run.model, summary.with_proof(report, outcome))
-
-
-def validate(
-    a: Source,
-    b: Source,
-    *,
-    data: Any = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    providers: str | Sequence[str] = ("cpu",),
-    numerics: str = "CLOSE",
-    budget: Budget | None = None,
-    trust_external_paths: bool = False,
-) -> Proof:
-    """Compare two models that have the same inputs and outputs.
-
-    Args:
-        a: the reference.
-        b: the candidate.
-        data: real inputs; synthesized by default.
-        input_shapes: dims by input name, for synthesized inputs.
-        providers: execution providers that the candidate must hold on.
-        numerics: "EXACT", "CLOSE" or "LOSSY".
-        budget: what is asked of "LOSSY".
-        trust_external_paths: follow external data out of the models' folders.
-
-    Returns:
-        The proof: verdict, reason, and figures per output.
-    """
-    from graphopt.validation.proof import validate as compare
-
-    first = load(a, trust_external_paths=trust_external_paths)
-    second = load(b, trust_external_paths=trust_external_paths)
-    return compare(
-        first,
-        second,
-        data=data,
-        numerics=numerics,
-        budget=budget,
-        providers=_names(providers),
-        input_shapes=input_shapes,
-    )
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

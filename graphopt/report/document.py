@@ -164,7 +164,7 @@ class OutputRow:
         name: output name.
         dtype: element type, as ONNX spells it in lower case ("float", "int64").
         shape: shape as the model declares it, dims as text.
-        numerics: the allowance that was held against it.
+        numerics: the allowance that was held against it; TOLERANCE for limits of the user's.
         max_abs: largest absolute difference; None where differences make no sense (strings).
         max_rel: largest difference over the RMS of the reference.
         cosine: cosine similarity, for float outputs.
@@ -177,7 +177,7 @@ class OutputRow:
     name: str
     dtype: str
     shape: tuple[str, ...] | None
-    numerics: NumericsName
+    numerics: NumericsName | Literal["TOLERANCE"]
     max_abs: float | None = None
     max_rel: float | None = None
     cosine: float | None = None
