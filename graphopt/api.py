@@ -108,7 +108,7 @@ def run(
     ranges: str | Path | None = None,
     memory_limit: int | None = None,
     timeout: float | None = None,
-    check: CheckCommand | None = None,
+    check: str | CheckCommand | None = None,
     repro_dir: str | Path | None = None,
     dump_dir: str | Path | None = None,
     trust_external_paths: bool = False,
@@ -134,7 +134,8 @@ def run(
         ranges: a file of activation ranges, from `graphopt calibrate`.
         memory_limit: bytes of memory that this process may allocate during the call.
         timeout: seconds after which to give up.
-        check: a command that must call the result right, too; with `verify="off"`, it alone.
+        check: a command that has to call the result right, too, as for `bisect`; with `verify="off"` it
+            decides alone.
         repro_dir: folder for reproducers of what was rolled back; none are written by default.
         dump_dir: folder for the model after every pass that changed it.
         trust_external_paths: follow external data out of the model's folder.
@@ -204,6 +205,8 @@ def run(
             tell("reference", "running the original")
             prover = _judge(original, data, input_shapes, providers, budget, services)
             clock.lap("reference")
+        if isinstance(check, str):
+            check = CheckCommand(check, original=path.absolute() if path else "")
         judge = prover if check is None else CheckedJudge(check, prover)
         watchers: list[Instrument] = [Progress(tell)]
         if dump_dir is not None:

@@ -11,7 +11,6 @@ import pytest
 import wrong_passes as wrong
 
 import graphopt
-from graphopt.checking import CheckCommand
 from graphopt.errors import UserError
 
 PASSES = Path(__file__).parent / "support" / "wrong_passes.py"
@@ -118,12 +117,11 @@ def test_wrong_checks(model: Path, check: str, says: str) -> None:
 
 
 def test_run_takes_a_check_besides_its_own_proof(model: Path) -> None:
-    check = CheckCommand("! grep -q Clip {model}")
-    result = graphopt.run(model, ["default", wrong.ReluToClip()], check=check)
+    result = graphopt.run(model, ["default", wrong.ReluToClip()], check="! grep -q Clip {model}")
     assert result.report.verdict == "rolled back"
     assert "Clip" not in result.report.after.ops
     assert result.report.outputs  # and it was compared with the original
-    both = graphopt.run(model, [wrong.SwapsSub()], check=CheckCommand("test -f {model}"))
+    both = graphopt.run(model, [wrong.SwapsSub()], check="test -f {model}")
     assert both.report.culprits[0].pass_name == "swaps-sub"
 
 
@@ -147,6 +145,10 @@ def test_the_command_line(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     found: Any = json.loads(capsys.readouterr().out)
     assert found["schema"] == "graphopt.bisect/1"
     assert found["culprits"][0]["added"] == ["Clip"]
+    run = ["run", str(model), "--passes", f"{PASSES}:ReluToClip", "--check", "! grep -q Clip {model}", "-q"]
+    assert main([*run, "-o", str(model.parent / "out.onnx")]) == 3
+    assert "Clip" not in {n.op_type for n in onnx.load(model.parent / "out.onnx").graph.node}
+    capsys.readouterr()
     assert main([*words, "-q"]) == 1
     assert capsys.readouterr().out == ""
     assert main(["bisect", str(model), "--check", "test -f {model}"]) == 0
