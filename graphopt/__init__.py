@@ -24,6 +24,7 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "bench": "graphopt.benching",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
@@ -43,6 +44,7 @@ __all__ = [
     "RunReport",
     "UserError",
     "__version__",
+    "bench",
     "distill",
     "explore",
     "extract",
@@ -55,6 +57,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
+    from graphopt.benching import bench
     from graphopt.budget import Budget
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    bench,
     calibrate,
     completion,
     diff,
@@ -42,6 +43,7 @@ _VERBS = (
     inspect,
     lint,
     validate,
+    bench,
     calibrate,
     sensitivity,
     distill,
