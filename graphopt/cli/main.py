@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    bench,
     bisect,
     calibrate,
     completion,
@@ -46,6 +47,7 @@ _VERBS = (
     validate,
     bisect,
     reduce,
+    bench,
     calibrate,
     sensitivity,
     distill,
