@@ -27,6 +27,7 @@ _HOME = {
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "gate": "graphopt.gating.running",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -46,6 +47,7 @@ __all__ = [
     "distill",
     "explore",
     "extract",
+    "gate",
     "load",
     "merge",
     "run",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract
+    from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport
