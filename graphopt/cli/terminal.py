@@ -72,6 +72,7 @@ _STAGES = {
     "measure": "measuring latency",
     "latency": "measuring latency",
     "validate": "comparing",
+    "assignment": "asking who runs the nodes",
     "kernels": "looking for integer kernels",
     "session": "opening sessions",
     "memory": "measuring memory",

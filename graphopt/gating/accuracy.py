@@ -13,6 +13,7 @@ from graphopt.calibration.collect import DoesNotRun
 from graphopt.calibration.data import Batch, Dataset, batches, load_callable, open_dataset, ports_of
 from graphopt.calibration.outputs import run_batch
 from graphopt.calibration.score import Sums, as_metrics
+from graphopt.errors import GraphOptError
 from graphopt.gating.context import Context
 from graphopt.model import Model
 from graphopt.runtime.probe import randomness
@@ -26,7 +27,7 @@ Outputs = Mapping[str, Any]
 _T = TypeVar("_T")
 
 
-class NotMeasured(Exception):
+class NotMeasured(GraphOptError):
     """Why accuracy cannot be measured, in words."""
 
 
@@ -122,6 +123,7 @@ class Accuracy:
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
         self._most = _MAX_BATCH
+        self._set = ""
         self.samples = 0
 
     @cached_property
@@ -204,7 +206,7 @@ class Accuracy:
                         self.samples += batch.size
                         yield {**batch.feeds, **batch.extra}, actual
                         if self.ctx.data is None:  # made-up inputs differ in shape: each set by itself
-                            _close(found, running, f"{provider}, {self._described(batch)}")
+                            _close(found, running, f"{provider}, {self._set}")
 
                 todo = pairs()
                 figures = as_metrics(self._metric, todo) if self._metric is not None else {}
@@ -215,10 +217,6 @@ class Accuracy:
                     yardstick.close()
         _close(found, running, provider)
         return found, figures
-
-    def _described(self, batch: Batch) -> str:
-        sets = [s for s in self.ctx.inputs.sets if s.feeds is batch.feeds]
-        return sets[0].describe() if sets else "synthesized"
 
     def _whole_or_single(self, attempt: Callable[[], _T]) -> _T:
         """`attempt`, one sample at a time if the models take no more."""
@@ -277,6 +275,7 @@ class Accuracy:
             if self.ctx.inputs.reason:
                 raise NotMeasured(self.ctx.inputs.reason)
             for given in self.ctx.inputs.sets:
+                self._set = given.describe()
                 yield Batch(dict(given.feeds), {}, 1)
             return
         ports, overridable = ports_of((self.ctx.reference or self.ctx.model).skeleton())

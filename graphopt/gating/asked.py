@@ -87,3 +87,13 @@ def names(items: Iterable[str]) -> str:
 def matches(name: str, globs: Iterable[str]) -> bool:
     """Whether a name matches one of the globs; upper and lower case differ."""
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def by_reason(items: Iterable[tuple[str, str]]) -> str:
+    """Names with the reason of each, those of one reason together: "a, b: too large; c: no kernel"."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in items:
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{names(found)}: {reason}" if reason else names(found) for reason, found in groups.items()
+    )

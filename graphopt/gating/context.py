@@ -10,14 +10,13 @@ from typing import Any
 
 from graphopt import summary
 from graphopt.calibration.data import probe_sets
-from graphopt.errors import ExternalDataError
+from graphopt.errors import ExternalDataError, GraphOptError
 from graphopt.gating.asked import Asked
 from graphopt.gating.policy import Policy
 from graphopt.gating.reading import PolicyFile
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.document import FileInfo, ModelStats
-from graphopt.report.gated import Check
 from graphopt.runtime.inputs import Synthesizer
 from graphopt.runtime.probe import Probes, find_probes
 from graphopt.runtime.session import RuntimeFailure, open_session
@@ -25,7 +24,7 @@ from graphopt.runtime.session import RuntimeFailure, open_session
 Tell = Callable[[str, str], None]
 
 
-class Unreadable(Exception):
+class Unreadable(GraphOptError):
     """The model's external data is refused, so that nothing else of it can be measured."""
 
 
@@ -147,6 +146,3 @@ class Context:
             return Probes(reason=f"{which} does not {verb}: {failure.message}")
         self.warnings += [note for note in found.notes if note not in self.warnings]
         return found
-
-
-__all__ = ["Check", "Context", "Tell", "Unreadable"]

@@ -18,6 +18,7 @@ from graphopt.io.weights import FileValues, SparseProtoValues
 from graphopt.ir import Constant, Node
 from graphopt.model import Model
 from graphopt.report.gated import Check
+from graphopt.report.text import plural
 
 _BLOCK: Final = 4 << 20
 # numpy tests these by itself; smaller floats are widened first.
@@ -33,7 +34,8 @@ def check_file(ctx: Context) -> Iterator[Check]:
     if limits.max_mb is not None:
         allowed = limits.max_mb
         asked = ctx.ask(("file", "max_mb"), "size on disk", f"at most {number(allowed)} MB", allowed)
-        parts = f"{len(ctx.info.data_files)} external data files included" if ctx.info.data_files else ""
+        data = plural(len(ctx.info.data_files), "external data file")
+        parts = f"{data} included" if ctx.info.data_files else ""
         yield asked.at_most(size / 1e6, megabytes(size), parts)
     if limits.max_ratio is not None:
         allowed = limits.max_ratio
@@ -53,7 +55,7 @@ def check_external_data(ctx: Context) -> Iterator[Check]:
     limits = ctx.policy.external_data
     assert limits is not None
     locations = sorted(data_locations(ctx.path))
-    held = f"{len(locations)} files" if len(locations) != 1 else "1 file"
+    held = plural(len(locations), "file")
     if limits.inside_folder:
         asked = ctx.ask(("external_data", "inside_folder"), "external data", "inside the model's folder")
         try:
@@ -111,7 +113,7 @@ def check_weights(ctx: Context) -> Iterator[Check]:
             if not matches(name, limits.finite_except)
         ]
         ctx.model.release()
-        yield asked.at_most(len(bad), f"in {len(bad)} tensors" if bad else "none", names(bad))
+        yield asked.at_most(len(bad), f"in {plural(len(bad), 'tensor')}" if bad else "none", names(bad))
 
 
 def not_finite(model: Model) -> Iterator[tuple[str, int, int]]:

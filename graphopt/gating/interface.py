@@ -10,6 +10,7 @@ from graphopt.gating.context import Context
 from graphopt.gating.policy import PortLimits
 from graphopt.interface import type_text
 from graphopt.report.gated import Check
+from graphopt.report.text import plural
 from graphopt.validation.interface import Interface, interface_changes
 
 _ANYTHING = "?"
@@ -28,7 +29,7 @@ def check_interface(ctx: Context) -> Iterator[Check]:
         asked = ctx.ask(("interface", "same_as_reference"), "inputs and outputs", "the reference's")
         assert ctx.reference is not None
         changes = interface_changes(Interface.of(ctx.reference.skeleton()), found)
-        value = f"{len(changes)} changes" if len(changes) != 1 else "1 change"
+        value = plural(len(changes), "change")
         yield asked.judged(not changes, value if changes else "the same", len(changes), "; ".join(changes))
 
 

@@ -12,7 +12,7 @@ from graphopt.graph.diff import ModelDiff, diff_models
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.gated import Check, Older
-from graphopt.report.text import change
+from graphopt.report.text import change, plural
 
 _SHOWN = 10
 
@@ -58,8 +58,7 @@ class Comparison:
             for kind in ("removed", "added", "changed"):
                 found = [item.name or "(unnamed)" for item in items if item.kind == kind]
                 if found:
-                    noun = what if len(found) == 1 else f"{what}s"
-                    yield f"{len(found):,} {noun} {kind}: {names(found)}"
+                    yield f"{plural(len(found), what)} {kind}: {names(found)}"
 
 
 def check_against(ctx: Context, seen: Comparison) -> Iterator[Check]:
@@ -94,7 +93,7 @@ def check_against(ctx: Context, seen: Comparison) -> Iterator[Check]:
 
 def _unchanged(asked: Asked, changes: Iterable[str]) -> Check:
     found = list(changes)
-    value = "as they were" if not found else f"{len(found)} change{'s' if len(found) > 1 else ''}"
+    value = plural(len(found), "change") if found else "as they were"
     return asked.judged(not found, value, len(found), "; ".join(found[:_SHOWN]))
 
 

@@ -35,8 +35,11 @@ class Table(BaseModel):
         """The keys that ask for something."""
         for key in type(self).model_fields:
             value = getattr(self, key)
-            if key in self.settings or value is None or (isinstance(value, list | dict) and not value):
+            if key in self.settings or value is None:
                 continue
+            empty = isinstance(value, list | dict) and not value
+            if empty and type(self).model_fields[key].default is not None:
+                continue  # whereas an empty list of inputs, of which None is the default, asks for none
             if isinstance(value, bool) and value is (key in self.neutral):
                 continue
             if isinstance(value, Table) and not any(value.limits()):
@@ -240,9 +243,9 @@ class MemoryLimits(Table):
 
 
 class ProviderLimits(Table):
-    """`[providers.NAME]`: which nodes an execution provider runs, after onnxruntime's fusions."""
+    """`[providers.NAME]`: which nodes an execution provider runs, counted before onnxruntime fuses them."""
 
-    settings: ClassVar[frozenset[str]] = frozenset({"fallback"})
+    settings: ClassVar[frozenset[str]] = frozenset({"fallback", "shapes_on_cpu"})
     neutral: ClassVar[frozenset[str]] = frozenset({"allow_memcpy"})
 
     min_share: Share | None = Field(
@@ -250,6 +253,11 @@ class ProviderLimits(Table):
     )
     fallback: list[str] = Field(
         default_factory=list, description="globs: operators that others may run; they do not count"
+    )
+    shapes_on_cpu: bool = Field(
+        default=False,
+        description="true: nodes that compute shapes do not count where onnxruntime keeps them on the CPU "
+        "on purpose",
     )
     allow_memcpy: bool | None = Field(default=None, description="false: no node copies between devices")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphopt.gating.asked import Asked, matches, names, number
+from graphopt.gating.asked import Asked, by_reason, matches, number
 from graphopt.gating.context import Context
 from graphopt.quantization.lint import LintReport, LintRow
 from graphopt.report.gated import Check
@@ -57,4 +57,4 @@ def _share(asked: Asked, found: LintReport, rows: list[LintRow]) -> Check:
 
 
 def _reasons(rows: list[LintRow]) -> str:
-    return names(f"{row.node} ({row.op}{f': {row.reason}' if row.reason else ''})" for row in rows)
+    return by_reason((f"{row.node} ({row.op})", row.reason) for row in rows)

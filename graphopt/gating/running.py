@@ -14,8 +14,10 @@ from graphopt.gating.accuracy import Accuracy
 from graphopt.gating.context import Context, Tell, Unreadable
 from graphopt.gating.files import check_external_data, check_file, check_weights
 from graphopt.gating.interface import check_interface
+from graphopt.gating.memory import check_memory
 from graphopt.gating.numerics import check_metrics, check_numerics
 from graphopt.gating.older import Comparison, check_against
+from graphopt.gating.placement import check_providers
 from graphopt.gating.policy import Table
 from graphopt.gating.quantized import check_int8
 from graphopt.gating.reading import PolicyFile, load_policy
@@ -88,10 +90,9 @@ def gate(
     clock.lap("load")
     checks: list[Check] = []
     seen = Comparison(ctx, ctx.old) if ctx.old is not None else None
-    for table, family in _families(ctx, seen).items():
-        if not _asked(file, table):
-            continue
-        checks += _timed(family, ctx, table)
+    families = _families(ctx, seen)
+    for table in sorted(file.policy.limits(), key=list(families).index):  # none may go unchecked
+        checks += _timed(families[table], ctx, table)
         clock.lap(table)
     changes: tuple[str, ...] = ()
     older: Older | None = None
@@ -137,9 +138,11 @@ def _families(ctx: Context, seen: Comparison | None) -> dict[str, Family]:
         "interface": check_interface,
         "numerics": lambda ctx: check_numerics(ctx, accuracy),
         "metrics": lambda ctx: check_metrics(ctx, accuracy),
+        "providers": check_providers,
         "int8": check_int8,
         "session": check_session,
         "latency": check_latency,
+        "memory": check_memory,
         "against": against,
     }
 
@@ -203,13 +206,12 @@ def _context(
     data = data if data is not None else _named(file, measure.data, ("measure", "data"))
     metric = metric or (file.beside(measure.metric) if measure.metric else None)
     _check_complete(file, named, data, metric)
-    names = providers or measure.providers or ["cpu"]
-    resolved = tuple(dict.fromkeys(resolve_provider(name) for name in names))
+    if providers:
+        resolved = [resolve_provider(name) for name in providers]
+    else:
+        resolved = [_provider(file, name, ("measure", "providers")) for name in measure.providers or ["cpu"]]
     for name in file.policy.providers:
-        try:
-            resolve_provider(name)
-        except UserError as exc:
-            raise type(exc)(exc.what, where=file.where("providers", name), fix=exc.fix) from exc
+        _provider(file, name, ("providers", name))
     tell("load", str(path))
     loaded: Model | ExternalDataError
     try:
@@ -227,11 +229,19 @@ def _context(
         _loaded(named["against"], trust),
         data,
         metric,
-        resolved,
+        tuple(dict.fromkeys(resolved)),
         shapes,
         trust,
         tell,
     )
+
+
+def _provider(file: PolicyFile, name: str, key: tuple[str, ...]) -> str:
+    """A provider that the policy names, by onnxruntime's name for it."""
+    try:
+        return resolve_provider(name)
+    except UserError as exc:
+        raise type(exc)(exc.what, where=file.where(*key), fix=exc.fix) from exc
 
 
 def _named(file: PolicyFile, name: str | None, key: tuple[str, ...]) -> str | None:

@@ -61,20 +61,19 @@ def _runs(ctx: Context) -> Iterator[Check]:
         asked = ctx.ask(
             ("model", "runs"), f"runs on {provider}", "yes", at=provider if len(ctx.providers) > 1 else None
         )
-        if ctx.inputs.reason:
-            yield asked.not_measured(ctx.inputs.reason)
-            continue
         try:
             with open_session(ctx.model.session_source(), optimize="all", provider=provider) as session:
+                if ctx.inputs.reason:
+                    yield asked.not_measured(ctx.inputs.reason)
+                    continue
                 for given in ctx.inputs.sets:
                     session.run(given.feeds)
         except RuntimeFailure as failure:
             verb = "run" if failure.kind == "run" else "load"
             yield asked.judged(False, f"does not {verb}", detail=failure.message)
         else:
-            yield asked.judged(
-                True, "yes", detail="on " + "; ".join(s.describe() for s in ctx.inputs.sets[:2])
-            )
+            tried = "; ".join(given.describe() for given in ctx.inputs.sets[:2])
+            yield asked.judged(True, "yes", detail=f"on {tried}")
 
 
 def check_opset(ctx: Context) -> Iterator[Check]:

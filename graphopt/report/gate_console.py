@@ -52,35 +52,32 @@ def headline(report: GateReport) -> str:
 
 
 def _failure(check: Check, policy: str, console: Console) -> None:
-    found = (
-        "not measured"
-        if check.verdict == "error"
-        else f"{clean(check.value)}, asked for: {clean(check.limit)}"
-    )
-    line(
-        console,
-        f"{check.verdict} {clean(check.name)}",
-        f"{clean(check.what)} is {found}"
-        if check.verdict == "failed"
-        else f"{clean(check.what)} was not measured",
-        _STYLES[check.verdict],
-    )
+    found = "not measured" if check.verdict == "error" else clean(check.value)
+    asked = f", asked for: {clean(check.limit)}" if check.limit else ""
+    said = f"{clean(check.what)}: {found}{asked}"
+    line(console, f"{check.verdict} {clean(check.name)}", said, _STYLES[check.verdict])
+    if check.detail:
+        console.print(_INDENT + clean(check.detail), soft_wrap=True)
     place = f"{policy}:{check.line}" if check.line else policy
-    for text in (clean(check.detail), place):
-        if text:
-            console.print(_INDENT + text, soft_wrap=True, style="dim" if text == place else "")
+    console.print(_INDENT + clean(place), soft_wrap=True, style="dim")
 
 
 def _checks(report: GateReport, console: Console, *, verbose: bool) -> None:
-    heads = ["check", "value", "limit", ""]
-    rows = table(*heads, *(["detail", "time"] if verbose else []))
     from rich.text import Text
 
+    rows = table(
+        "check", "value", "limit", "", *(["time"] if verbose else []), numbers=[4] if verbose else []
+    )
     for check in report.checks:
-        cells = [clean(check.name), clean(check.value), clean(check.limit)]
         verdict = Text(check.verdict, style=_STYLES[check.verdict])
-        rows.add_row(*cells, verdict, *([clean(check.detail), seconds(check.seconds)] if verbose else []))
+        words = map(clean, (check.name, check.value, check.limit))
+        rows.add_row(*words, verdict, *([seconds(check.seconds)] if verbose else []))
     show(console, rows)
+    told = [check for check in report.checks if verbose and check.verdict == "passed" and check.detail]
+    if told:
+        console.print()
+    for check in told:
+        console.print(f"{_INDENT}{clean(check.name)}: {clean(check.detail)}", soft_wrap=True, style="dim")
 
 
 def _changes(report: GateReport, console: Console, *, verbose: bool) -> None:
