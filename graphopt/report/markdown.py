@@ -57,14 +57,11 @@ def _blocks(report: GateReport) -> Iterator[str]:
 
 
 def _why(check: Check, policy: str) -> str:
-    said = (
-        "was not measured"
-        if check.verdict == "error"
-        else f"is {text(check.value)}, asked for: {text(check.limit)}"
-    )
+    found = "not measured" if check.verdict == "error" else text(check.value)
+    asked = f", asked for: {text(check.limit)}" if check.limit else ""
     detail = f" {text(_short(check.detail))}" if check.detail else ""
     place = f" ({code(f'{policy}:{check.line}')})" if check.line else ""
-    return f"- **{text(check.what)}** {said}.{detail}{place}\n"
+    return f"- **{text(check.what)}**: {found}{asked}.{detail}{place}\n"
 
 
 def _changes(report: GateReport) -> Iterator[str]:
@@ -92,8 +89,8 @@ def text(words: str) -> str:
     """Plain text that Markdown shows as it is, also in a cell of a table."""
     line = " ".join(clean(words.replace("\n", " ")).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = re.sub(r"([\\`*_{}\[\]|~#@])", r"\\\1", line)
-    return line
+    line = re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", line)
+    return line.replace("@", "@\u200b")  # which keeps names from notifying people
 
 
 def code(words: str) -> str:
