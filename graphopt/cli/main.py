@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    bisect,
     calibrate,
     completion,
     diff,
@@ -26,6 +27,7 @@ from graphopt.cli import (
     lint,
     merge,
     passes,
+    reduce,
     run,
     sensitivity,
     validate,
@@ -44,6 +46,8 @@ _VERBS = (
     lint,
     validate,
     gate,
+    bisect,
+    reduce,
     calibrate,
     sensitivity,
     distill,

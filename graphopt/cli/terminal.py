@@ -78,6 +78,8 @@ _STAGES = {
     "memory": "measuring memory",
     "against": "comparing with the older version",
     "bisect": "looking for the rewrite that is wrong",
+    "check": "running the check",
+    "reduce": "making the model smaller",
     "reproduce": "writing a reproducer",
     "save": "writing the result",
 }
