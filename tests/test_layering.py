@@ -84,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "gating.policy": set(),
     "gating": {
         *PIPELINE,
-        "api",
+        "validating",
         "summary",
         "runtime",
         "validation",

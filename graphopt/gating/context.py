@@ -17,6 +17,7 @@ from graphopt.gating.reading import PolicyFile
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.document import FileInfo, ModelStats
+from graphopt.report.validated import ValidationReport
 from graphopt.runtime.inputs import Synthesizer
 from graphopt.runtime.probe import Probes, find_probes
 from graphopt.runtime.session import RuntimeFailure, open_session
@@ -45,6 +46,7 @@ class Context:
         trust: external data may lie anywhere.
         tell: told what is going on.
         warnings: what people should know besides the checks.
+        validation: how the outputs compare with the reference's, once that is known.
     """
 
     file: PolicyFile
@@ -59,6 +61,7 @@ class Context:
     trust: bool = False
     tell: Tell = lambda stage, detail: None
     warnings: list[str] = field(default_factory=list)
+    validation: ValidationReport | None = None
 
     @property
     def policy(self) -> Policy:

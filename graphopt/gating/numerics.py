@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphopt import api
 from graphopt.gating.accuracy import Accuracy, Distance, NotMeasured
 from graphopt.gating.asked import number
 from graphopt.gating.context import Context
 from graphopt.gating.policy import Figures
 from graphopt.report.gated import Check
+from graphopt.report.validated import ValidationReport
+from graphopt.validating import validate
 
 # Key -> the distance's figure, in words, unit, of float outputs only.
 _FIGURES = {
@@ -25,8 +26,9 @@ def check_numerics(ctx: Context, accuracy: Accuracy) -> Iterator[Check]:
     """`[numerics]`."""
     limits = ctx.policy.numerics
     assert limits is not None
+    ctx.validation = _validated(ctx)
     if limits.standard is not None:
-        yield _standard(ctx, limits.standard)
+        yield _standard(ctx, limits.standard, ctx.validation)
     asked = {
         key
         for table in (limits, *limits.outputs.values())
@@ -103,25 +105,43 @@ def _limit(table: Figures, key: str) -> str:
     return "" if value is None else f"{bound} {number(value)}{_FIGURES[key][2]}"
 
 
-def _standard(ctx: Context, standard: str) -> Check:
+def _standard(ctx: Context, standard: str, found: ValidationReport) -> Check:
     words = {"exact": "bit for bit", "close": "within the reference's noise floor"}[standard]
     asked = ctx.ask(("numerics", "standard"), "outputs next to the reference's", words)
-    ctx.tell("prove", standard)
+    if found.verdict == "unproven":
+        return asked.not_measured(found.reason)
+    used = max((r.candidate_used for r in found.runtimes if r.candidate_used is not None), default=None)
+    value = found.verdict if used is None else f"{found.verdict}, {number(used)} of the allowance"
+    detail = "; ".join(text for text in (found.explanation, found.reason, _where(found)) if text)
+    return asked.judged(found.verdict == "proven", value, used, detail)
+
+
+def _where(found: ValidationReport) -> str:
+    """Where the difference starts, if that was looked for; what was compared, if there is none."""
+    place = found.localization
+    if place is None or not place.found:
+        return "; ".join(r.runtime for r in found.runtimes) if found.verdict == "proven" else ""
+    by = f", made by {place.made_by}" if place.made_by else ""
+    return f"it starts at {place.node} ({place.op}{by})"
+
+
+def _validated(ctx: Context) -> ValidationReport:
+    """The comparison that the report shows, and that `standard` is about."""
     assert ctx.reference is not None
-    proof = api.validate(
+    assert ctx.policy.numerics is not None
+    limits = ctx.policy.numerics
+    ctx.tell("prove", limits.standard or "how far the outputs are apart")
+    found = validate(
         ctx.reference,
         ctx.model,
         data=ctx.data,
         input_shapes=ctx.input_shapes or None,
         providers=ctx.providers,
-        numerics=standard.upper(),
+        numerics=(limits.standard or "lossy").upper(),
+        localize=limits.localize,
     )
-    ctx.warnings += [w for w in proof.warnings if w not in ctx.warnings]
-    if proof.verdict == "unproven":
-        return asked.not_measured(proof.reason)
-    used = max((v.used for v in proof.outputs if v.used is not None), default=None)
-    value = proof.verdict if used is None else f"{proof.verdict}, {number(used)} of the allowance"
-    return asked.judged(proof.verdict == "proven", value, used, proof.reason or "; ".join(proof.runtimes))
+    ctx.warnings += [w for w in found.warnings if w not in ctx.warnings]
+    return found
 
 
 def check_metrics(ctx: Context, accuracy: Accuracy) -> Iterator[Check]:

@@ -183,8 +183,14 @@ class Figures(Table):
 class NumericsLimits(Figures):
     """`[numerics]`: outputs next to the reference's; the keys themselves hold for every output."""
 
+    settings: ClassVar[frozenset[str]] = frozenset({"localize"})
+
     standard: Literal["exact", "close"] | None = Field(
         default=None, description="`exact`: bit for bit; `close`: within the reference's own noise floor"
+    )
+    localize: bool = Field(
+        default=False,
+        description="true: if `standard` is not kept, find the first node that computes something else",
     )
     outputs: dict[str, Figures] = Field(
         default_factory=dict,

@@ -108,6 +108,7 @@ def gate(
         verdict="passed" if checks and all(c.verdict == "passed" for c in checks) else "failed",
         checks=tuple(checks),
         reference=ctx.reference_info,
+        validation=ctx.validation,
         changes=changes,
         against=older,
         before=model_stats(ctx.reference) if ctx.reference is not None else None,
