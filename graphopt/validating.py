@@ -15,12 +15,16 @@ from graphopt.interface import edits_of
 from graphopt.model import Model
 from graphopt.report.document import OutputRow
 from graphopt.report.measured import MetricRow
-from graphopt.report.validated import RuntimeRow, ValidationReport
+from graphopt.report.validated import Localization, RuntimeRow, ValidationReport
 from graphopt.runtime.session import CPU
 from graphopt.validation import explain
 from graphopt.validation.alignment import Alignment, align
 from graphopt.validation.compare import Level, OutputVerdict
-from graphopt.validation.oracles import Finding, Miss, NoRun, Oracles
+from graphopt.validation.layers import layer_rows
+from graphopt.validation.localize import Search
+from graphopt.validation.matching import match
+from graphopt.validation.net import Net
+from graphopt.validation.oracles import JUDGE, Finding, Miss, NoRun, Oracles
 from graphopt.validation.proof import worse
 from graphopt.validation.reference import Options, Reference
 from graphopt.validation.standard import Bound, Standard
@@ -48,6 +52,8 @@ def validate(
     any_order: bool = False,
     metric: lossy.Metric = None,
     max_drop: Mapping[str, float] | None = None,
+    layers: bool = False,
+    localize: bool = False,
     trust_external_paths: bool = False,
     progress: api.Tell | None = None,
 ) -> ValidationReport:
@@ -69,6 +75,8 @@ def validate(
         any_order: inputs and outputs may stand in another order.
         metric: task metric, "module:function" or a function, called with (sample, outputs) pairs; needs data.
         max_drop: how far each figure of it may be below the reference's.
+        layers: compare all intermediate tensors too, with optimizations off.
+        localize: if something differs, find the first tensor that does.
         trust_external_paths: follow external data out of the models' folders.
         progress: called with a stage and a detail as it goes on.
 
@@ -104,6 +112,8 @@ def validate(
         any_order=any_order,
         metric=metric,
         max_drop=dict(max_drop or {}),
+        layers=layers,
+        localize=localize,
         trust=trust_external_paths,
         tell=progress or (lambda stage, detail: None),
     ).run(reference, candidate)
@@ -157,12 +167,16 @@ class _Validation:
         any_order: bool,
         metric: lossy.Metric,
         max_drop: dict[str, float],
+        layers: bool,
+        localize: bool,
         trust: bool,
         tell: Callable[[str, str], None],
     ) -> None:
         self.standard, self.options, self.data = standard, options, data
         self.mapping, self.any_order = mapping, any_order
         self.metric, self.max_drop, self.trust, self.tell = metric, max_drop, trust, tell
+        self.layers, self.localize = layers, localize
+        self.findings: list[Finding] = []
         self.clock = summary.Clock()
 
     def run(self, reference: api.Source, candidate: api.Source | None) -> ValidationReport:
@@ -205,6 +219,8 @@ class _Validation:
         report = self._compared(report, base, first, second if candidate is not None else None, aligned)
         if services is not None and not (aligned is not None and aligned.problems):
             report = self._scored(report, services, first, second)
+        if self.findings and (self.layers or self.localize):
+            report = self._looked_into(report, base, first, second)
         return replace(report, seconds=self.clock.laps)
 
     def _services(self, model: Model) -> CalibrationService | None:
@@ -229,7 +245,7 @@ class _Validation:
         if base.reason:
             return replace(report, verdict="unproven", reason=base.reason)
         oracles = Oracles(base, self.standard)
-        findings: list[Finding] = []
+        findings = self.findings
         for runtime in oracles.runtimes():
             self.tell("validate", runtime.name)
             findings.append(oracles.under(runtime, second))
@@ -254,6 +270,48 @@ class _Validation:
                 report = replace(report, explanation=f"{report.explanation} {swapped}")
         return report
 
+    def _looked_into(
+        self, report: ValidationReport, base: Reference, first: Model, second: Model
+    ) -> ValidationReport:
+        """Intermediate tensors, and where the difference starts."""
+        if base.edits:
+            why = "the passes changed inputs or outputs, so that intermediate tensors cannot be compared"
+            return replace(report, localization=Localization(False, why) if self.localize else None)
+        self.tell("match", "tensors of both models")
+        matching = match(Net(first), Net(second))
+        self.clock.lap("matching")
+        standard, sets = self.standard, base.probes.sets
+        budget = (standard.budget or Budget()) if standard.level is Level.LOSSY else None
+        if self.layers:
+            rows = layer_rows(
+                matching, [s.feeds for s in sets], budget=budget, tell=lambda d: self.tell("compare", d)
+            )
+            report = replace(report, layers=rows)
+            self.clock.lap("layers")
+        if not self.localize:
+            return report
+        finding, miss = _to_localize(self.findings)
+        if finding is None or miss is None:
+            found = Localization(False, "no output differs by more than it may")
+        elif miss.probe is None:
+            found = Localization(False, f"it does not run: {miss.verdict.reason}")
+        else:
+            names = [m.verdict.name.partition("[")[0] for m in finding.misses if m.probe == miss.probe]
+            found = Search(
+                matching,
+                base.feeds(miss.probe),
+                tuple(dict.fromkeys(names)),
+                finding.runtime,
+                budget,
+                standard.level is Level.EXACT
+                and finding.runtime is JUDGE
+                and miss.fault == "float reordering",
+                sets[miss.probe].describe(),
+                tell=lambda detail: self.tell("localize", detail),
+            ).run()
+        self.clock.lap("localization")
+        return replace(report, localization=found)
+
     def _scored(
         self, report: ValidationReport, services: CalibrationService, first: Model, second: Model
     ) -> ValidationReport:
@@ -272,6 +330,16 @@ class _Validation:
         if report.verdict == "failed":
             return replace(report, reason=reason)
         return replace(report, verdict="failed", fault="candidate", reason=reason, explanation=explain.METRIC)
+
+
+def _to_localize(findings: Sequence[Finding]) -> tuple[Finding, Miss] | tuple[None, None]:
+    """The worst difference under the first runtime that shows one that counts, else any."""
+    for counts in (True, False):
+        for finding in findings:
+            misses = [m for m in finding.misses if m.counts or not counts]
+            if misses:
+                return finding, max(misses, key=lambda m: explain.badness(m.verdict))
+    return None, None
 
 
 def _is_shared(finding: Finding) -> bool:

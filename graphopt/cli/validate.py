@@ -78,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--any-order", action="store_true", help="inputs and outputs may stand in another order"
     )
+    group = parser.add_argument_group("inside of the models")
+    group.add_argument(
+        "--localize", action="store_true", help="if something differs, find the first tensor that does"
+    )
+    group.add_argument(
+        "--layers", action="store_true", help="compare all intermediate tensors that have a counterpart"
+    )
     arguments.add_trust(parser)
     arguments.add_inputs(parser)
     parser.add_argument(
@@ -127,6 +134,8 @@ def execute(args: argparse.Namespace) -> int:
             any_order=args.any_order,
             metric=args.metric,
             max_drop=drops,
+            layers=args.layers,
+            localize=args.localize,
             trust_external_paths=args.trust_external_paths,
             progress=tell,
         )

@@ -18,7 +18,7 @@ ValidationVerdict = Literal["proven", "unproven", "failed"]
 #: Whose fault a difference is; "" where there is none.
 Fault = Literal["", "candidate", "onnxruntime's optimizer", "provider kernel", "float reordering"]
 #: How two tensors of different models came to be compared.
-MatchedBy = Literal["name", "provenance", "structure"]
+MatchedBy = Literal["name", "provenance", "structure", "value"]
 
 
 @dataclass(frozen=True)
