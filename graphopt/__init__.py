@@ -30,6 +30,7 @@ _HOME = {
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "gate": "graphopt.gating.running",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -52,6 +53,7 @@ __all__ = [
     "distill",
     "explore",
     "extract",
+    "gate",
     "load",
     "merge",
     "run",
@@ -60,7 +62,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from graphopt.api import Result, load, run, validate
+    from graphopt.api import Result, load, run
     from graphopt.benching import bench
     from graphopt.bisecting import bisect
     from graphopt.budget import Budget
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract
+    from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport

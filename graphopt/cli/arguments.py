@@ -217,6 +217,7 @@ PASS = {"bash": "_graphopt_pass", "zsh": "_graphopt_pass"}
 PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
 TARGETS = {"bash": "_graphopt_targets", "zsh": "_graphopt_targets"}
 VERIFY = {"bash": "_graphopt_verify", "zsh": "_graphopt_verify"}
+PRESETS = {"bash": "_graphopt_presets", "zsh": "_graphopt_presets"}
 PROVIDERS = {"bash": "_graphopt_providers", "zsh": "_graphopt_providers"}
 
 

@@ -347,8 +347,8 @@ def message(source: SessionSourceLike | onnx.ModelProto | bytes, options: Any) -
     return source.proto, [source]  # it may own the file that the weights are read from
 
 
-def create(ort: Any, proto: bytes, options: Any, provider: str, settings: ProviderSettings) -> Any:
-    """An InferenceSession on `provider`, with what that lacks on the CPU.
+def create(ort: Any, proto: bytes | str, options: Any, provider: str, settings: ProviderSettings) -> Any:
+    """An InferenceSession of a message, or of the file of that name, on `provider`, the rest on the CPU.
 
     What onnxruntime logs of a provider that does not start goes into the error, not to stderr.
 
@@ -377,7 +377,7 @@ def create(ort: Any, proto: bytes, options: Any, provider: str, settings: Provid
 
 
 def _create(
-    ort: Any, proto: bytes, options: Any, providers: Sequence[str], settings: ProviderSettings
+    ort: Any, proto: bytes | str, options: Any, providers: Sequence[str], settings: ProviderSettings
 ) -> Any:
     chosen = [settings.options(name) if name != CPU else {} for name in providers]
     named = [(name, given) if given else name for name, given in zip(providers, chosen, strict=True)]
