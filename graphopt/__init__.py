@@ -27,6 +27,7 @@ _HOME = {
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -46,6 +47,7 @@ __all__ = [
     "distill",
     "explore",
     "extract",
+    "html",
     "load",
     "merge",
     "run",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from graphopt.extracting import extract
     from graphopt.merging import merge
     from graphopt.model import Model
+    from graphopt.pages import html
     from graphopt.report.document import RunReport
     from graphopt.surveying import survey
 

@@ -74,6 +74,7 @@ _STAGES = {
     "validate": "comparing",
     "bisect": "looking for the rewrite that is wrong",
     "reproduce": "writing a reproducer",
+    "draw": "drawing the models",
     "save": "writing the result",
 }
 
