@@ -22,11 +22,13 @@ WIDTH, HEIGHT = 136, 40
 _GAP_X, _GAP_Y = 22, 30
 _LANE = 14
 _GUTTER = 90
-_ASPECT = 1.7
+_ASPECT = 1.0
 #: Most ranks that an edge passes with a line of its own.
 _LONGEST = 40
 _LEAST_RANKS = 24
-_DUMMY_PULL = 6.0
+# How strongly neighbours pull: along a line that is to be straight; along the first input, which carries the
+# data; along others; towards a constant. Without the difference every constant would push a chain aside.
+_STRAIGHT, _MAIN, _SIDE, _CONSTANT = 6.0, 1.0, 0.08, 0.02
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def layout(count: int, edges: Sequence[Edge], constant: Sequence[bool]) -> Layou
     if not count:
         return Layout([], [], 0, 0, {}, set())
     rank = _ranks(count, edges, constant)
-    return _Drawing(count, edges, rank).result()
+    return _Drawing(count, edges, rank, constant).result()
 
 
 def _ranks(count: int, edges: Sequence[Edge], constant: Sequence[bool]) -> list[int]:
@@ -108,13 +110,17 @@ def _ranks(count: int, edges: Sequence[Edge], constant: Sequence[bool]) -> list[
 class _Drawing:
     """The work on one body. Vertices are nodes, and then waypoints of long edges."""
 
-    def __init__(self, count: int, edges: Sequence[Edge], rank: list[int]) -> None:
+    def __init__(self, count: int, edges: Sequence[Edge], rank: list[int], constant: Sequence[bool]) -> None:
         self.count, self.edges, self.rank = count, edges, rank
-        self.up: list[list[int]] = [[] for _ in range(count)]
-        self.down: list[list[int]] = [[] for _ in range(count)]
+        #: Neighbours above and below, each with how strongly it pulls.
+        self.up: list[list[tuple[int, float]]] = [[] for _ in range(count)]
+        self.down: list[list[tuple[int, float]]] = [[] for _ in range(count)]
         self.cut: set[int] = set()
         self.waypoints: dict[int, range] = {}
         longest = self._longest()
+        inputs = [0] * count
+        for edge in edges:
+            inputs[edge.target] += not constant[edge.source]
         for number, edge in enumerate(edges):
             span = rank[edge.target] - rank[edge.source]
             if not 1 <= span <= longest:
@@ -126,10 +132,14 @@ class _Drawing:
                 self.up.append([])
                 self.down.append([])
             self.waypoints[number] = range(first, len(self.rank))
+            pull = _MAIN if edge.slot == 0 or inputs[edge.target] != 2 else _SIDE
+            if constant[edge.source] and not constant[edge.target]:
+                pull = _CONSTANT
             path = [edge.source, *self.waypoints[number], edge.target]
             for a, b in itertools.pairwise(path):
-                self.down[a].append(b)
-                self.up[b].append(a)
+                strength = _STRAIGHT if a >= count and b >= count else pull
+                self.down[a].append((b, strength))
+                self.up[b].append((a, strength))
         #: Lines between rank r - 1 and rank r.
         self.crossing = [0] * (max(self.rank) + 2)
         for v, lower in enumerate(self.down):
@@ -177,7 +187,9 @@ class _Drawing:
                 for v in layer:
                     neighbours = near[v]
                     wanted[v] = (
-                        sum(position[u] for u in neighbours) / len(neighbours) if neighbours else position[v]
+                        sum(position[u] for u, _ in neighbours) / len(neighbours)
+                        if neighbours
+                        else position[v]
                     )
                 layer.sort(key=wanted.__getitem__)
                 for i, v in enumerate(layer):
@@ -199,9 +211,10 @@ class _Drawing:
                 self._settle(layer, near, x, half)
         return x
 
-    def _settle(self, layer: list[int], near: list[list[int]], x: list[float], half: list[float]) -> None:
+    def _settle(
+        self, layer: list[int], near: list[list[tuple[int, float]]], x: list[float], half: list[float]
+    ) -> None:
         """Move one rank's vertices to where their neighbours want them, in order and without overlap."""
-        count = self.count
         offset = 0.0
         offsets: list[float] = []
         # Blocks of vertices that touch: [sum of weight * wanted place, weight, how many].
@@ -217,8 +230,7 @@ class _Drawing:
                 total, weight = 0.05 * (x[v] - offset), 0.05
             else:
                 total = weight = 0.0
-                for u in neighbours:
-                    pull = _DUMMY_PULL if u >= count and v >= count else 1.0
+                for u, pull in neighbours:
                     total += pull * (x[u] - offset)
                     weight += pull
             size = 1

@@ -227,7 +227,7 @@ def histogram(
     top = math.log10(1 + max([1, zeros, *counts]))
     pad = (high - low) * 0.02 or 0.5
     axes = _Axes(44, 36, width - 8, height - 26, low - pad, high + pad, 0, top * 1.05)
-    parts = [_text(0, 13, _short(title, 54), style="title"), _text(axes.left, axes.top - 6, "values")]
+    parts = [_text(0, 13, _short(title, 46), style="title"), _text(axes.left, axes.top - 6, "values")]
     parts += axes.x_ticks(5)
     for power in range(0, math.floor(top) + 1, max(1, math.floor(top) // 4)):
         word = f"{10**power:,}" if power < 4 else f"1e{power}"

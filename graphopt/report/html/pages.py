@@ -84,7 +84,9 @@ def run_page(
         sections.outputs(report.outputs, report.probes, report.runtimes),
         sections.layers(layers),
         sections.accuracy(report),
-        sections.sensitivity(report.exploration) if report.exploration else None,
+        sections.sensitivity(report.exploration)
+        if report.exploration and (report.exploration.units or report.exploration.tradeoffs)
+        else None,
         sections.calibration(calibration) if calibration else None,
         sections.graph(graph) if graph else None,
         sections.details(

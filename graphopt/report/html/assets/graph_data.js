@@ -26,6 +26,12 @@ class Body {
     this.counted = this.n.kind.reduce((sum, k) => sum + (k === 0), 0);
   }
   inputs(v) { return this.n.cap[v] ? this.n.in[v].concat(this.n.cap[v]) : this.n.in[v]; }
+  // Where along a node's upper edge the line of an input ends, from 0 to 1: only inputs with a line count.
+  entry(v, slot) {
+    const drawn = (this.entries ??= new Array(this.size))[v] ??=
+      this.inputs(v).map((t, i) => (t >= 0 && this.producer[t] >= 0 ? i : -1)).filter((i) => i >= 0);
+    return (drawn.indexOf(slot) + 1) / (drawn.length + 1);
+  }
   // Reader nodes of every tensor; made when first asked for.
   readersOf(t) {
     if (!this.readers) {

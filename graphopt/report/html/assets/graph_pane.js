@@ -126,8 +126,7 @@ class Pane {
   _path(g, body, from, to, slot) {
     const { w, h } = this.size;
     let x = body.n.x[from] + w / 2, y = body.n.y[from] + h;
-    const count = Math.max(1, body.inputs(to).length);
-    const endX = body.n.x[to] + (w * (slot + 1)) / (count + 1), endY = body.n.y[to];
+    const endX = body.n.x[to] + w * body.entry(to, slot), endY = body.n.y[to];
     g.moveTo(x, y);
     const way = (body.n.routes[to] || []).find((r) => r[0] === slot);
     const points = way ? way.slice(1) : [];
@@ -152,15 +151,15 @@ class Pane {
         if (t < 0) continue;
         const from = body.producer[t];
         if (from < 0 || from === v) continue;
-        if (cut && cut.includes(slot)) this._stub(g, v, slot, inputs.length); else this._path(g, body, from, v, slot);
+        if (cut && cut.includes(slot)) this._stub(g, v, slot); else this._path(g, body, from, v, slot);
       }
     }
     g.stroke();
     g.globalAlpha = 1;
   }
   // A far producer: a short end, instead of a line across everything.
-  _stub(g, v, slot, count) {
-    const x = this.body.n.x[v] + (this.size.w * (slot + 1)) / (count + 1), y = this.body.n.y[v];
+  _stub(g, v, slot) {
+    const x = this.body.n.x[v] + this.size.w * this.body.entry(v, slot), y = this.body.n.y[v];
     g.moveTo(x, y - 11);
     g.lineTo(x, y);
     g.moveTo(x + 2.5, y - 11);
@@ -262,9 +261,9 @@ class Pane {
         const t = body.n.out[v].find((i) => i >= 0);
         if (t !== undefined) {
           g.fillStyle = color("muted");
-          g.font = `8px ${FONT}`;
-          const label = detail ? `${body.t.name[t]}  ${body.type(t)}` : body.type(t);
-          this._text(g, label, x + w / 2 + 4, y + h + 9, w / 2 + 10, detail);
+          g.font = `7.5px ${FONT}`;
+          this._text(g, body.type(t), x + w / 2 + 4, y + h + 9, w / 2 + 16, true);
+          if (detail) this._text(g, body.t.name[t], x + w / 2 + 4, y + h + 18, w / 2 + 16, true);
         }
       }
     }

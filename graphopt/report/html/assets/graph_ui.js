@@ -147,11 +147,25 @@ class GraphUi {
     this._reveal(side);
     if (center) pane.jump(v);
     const pair = pane.body.n.pair[v], other = this.other(side);
-    if (pair >= 0 && other?.body) { other.selected = pair; other.jump(pair); }
+    if (other?.body) {
+      if (pair >= 0) other.selected = pair;
+      const near = pair >= 0 ? pair : this._nearest(pane.body, v);
+      if (near >= 0) other.jump(near);
+    }
     this._inspect({ side, body: pane.body, v });
     this.list.mark({ side, v });
     this.redraw();
     if (focus) pane.canvas.focus();
+  }
+  // Where the other model has what this node is computed from.
+  _nearest(body, v) {
+    const seen = new Set([v]);
+    for (const u of seen) {
+      if (body.n.pair[u] >= 0) return body.n.pair[u];
+      for (const t of body.inputs(u)) if (t >= 0 && body.producer[t] >= 0) seen.add(body.producer[t]);
+      if (seen.size > 500) break;
+    }
+    return -1;
   }
   go(side, label, v) {
     const there = () => this.select(this.panes[side], v);
