@@ -25,9 +25,13 @@ _HOME = {
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
     "ValidationReport": "graphopt.report.validated",
+    "bisect": "graphopt.bisecting",
+    "bench": "graphopt.benching",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "gate": "graphopt.gating.running",
+    "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -45,9 +49,13 @@ __all__ = [
     "UserError",
     "ValidationReport",
     "__version__",
+    "bench",
+    "bisect",
     "distill",
     "explore",
     "extract",
+    "gate",
+    "html",
     "load",
     "merge",
     "run",
@@ -57,13 +65,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run
+    from graphopt.benching import bench
+    from graphopt.bisecting import bisect
     from graphopt.budget import Budget
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract
+    from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
+    from graphopt.pages import html
     from graphopt.report.document import RunReport
     from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey

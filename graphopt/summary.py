@@ -142,6 +142,9 @@ def culprit(guilt: Guilt, folder: str = "", command: str = "") -> Culprit:
         command=command,
         with_passes=guilt.partners,
         trace=guilt.trace,
+        rewrite=guilt.change.why if guilt.change and guilt.site else "",
+        removed=tuple(guilt.change.removed) if guilt.change and guilt.site else (),
+        added=tuple(guilt.change.added) if guilt.change and guilt.site else (),
     )
 
 

@@ -199,6 +199,8 @@ class Culprit:
         command: what to type, in that folder, to see it again.
         with_passes: the other passes without which it does not happen.
         trace: the traceback, if the pass raised.
+        rewrite: what it did there, in words; "" where no single rewrite is meant.
+        removed, added: operator types of the nodes that it took away and put there.
     """
 
     pass_name: str
@@ -208,6 +210,9 @@ class Culprit:
     command: str = ""
     with_passes: tuple[str, ...] = ()
     trace: str = ""
+    rewrite: str = ""
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
