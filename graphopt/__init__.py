@@ -26,6 +26,7 @@ _HOME = {
     "UserError": "graphopt.errors",
     "ValidationReport": "graphopt.report.validated",
     "bisect": "graphopt.bisecting",
+    "bench": "graphopt.benching",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
@@ -47,6 +48,7 @@ __all__ = [
     "UserError",
     "ValidationReport",
     "__version__",
+    "bench",
     "bisect",
     "distill",
     "explore",
@@ -61,6 +63,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run
+    from graphopt.benching import bench
     from graphopt.bisecting import bisect
     from graphopt.budget import Budget
     from graphopt.distilling import distill

@@ -12,6 +12,7 @@ from graphopt.errors import UserError
 
 if TYPE_CHECKING:
     from graphopt.budget import Budget
+    from graphopt.runtime.providers import ProviderSettings
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|)", re.IGNORECASE)
@@ -44,6 +45,51 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
     ).complete = PROVIDERS  # type: ignore[attr-defined]
+
+
+def add_provider(parser: argparse.ArgumentParser, *, choose: bool = True) -> None:
+    """`--provider` (where there is one to choose), and what it is opened with."""
+    group = parser.add_argument_group("execution provider")
+    if choose:
+        group.add_argument(
+            "--provider", metavar="NAME", default="cpu", help="cpu (default), cuda, tensorrt, ..."
+        ).complete = PROVIDERS  # type: ignore[attr-defined]
+    group.add_argument(
+        "--provider-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option by onnxruntime's name, as in device_id=1; repeatable",
+    )
+    group.add_argument("--tf32", metavar="ON", help="on, off: round products of float32 to TF32 on the GPU")
+    group.add_argument("--gpu-memory-limit", metavar="SIZE", help="most memory of the GPU's arena, as in 2GB")
+
+
+def provider_settings(args: argparse.Namespace, *, compares_numbers: bool = False) -> ProviderSettings:
+    """What `add_provider`'s options ask for.
+
+    Args:
+        args: the parsed arguments.
+        compares_numbers: TF32 is off unless asked for, so that it does not hide what is wrong.
+
+    Raises:
+        UserError: an option is malformed, given twice, or makes no sense.
+    """
+    from graphopt.runtime.providers import parse_settings
+
+    pairs: dict[str, str] = {}
+    for text in args.provider_option:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UserError(f"--provider-option {text!r} is not KEY=VALUE", fix="as in: device_id=1")
+        if key in pairs:
+            raise UserError(f"--provider-option gives {key} twice")
+        pairs[key] = value
+    tf32 = None if args.tf32 is None else choice(args.tf32, ("on", "off"), "--tf32") == "on"
+    limit = None if args.gpu_memory_limit is None else byte_size(args.gpu_memory_limit)
+    if compares_numbers and tf32 is None and "use_tf32" not in pairs:
+        tf32 = False
+    return parse_settings(pairs, tf32=tf32, memory_limit=limit)
 
 
 def add_data(parser: argparse._ActionsContainer, kind: str, otherwise: str = "") -> None:

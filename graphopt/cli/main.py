@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    bench,
     bisect,
     calibrate,
     completion,
@@ -48,6 +49,7 @@ _VERBS = (
     gate,
     bisect,
     reduce,
+    bench,
     calibrate,
     sensitivity,
     distill,

@@ -55,6 +55,8 @@ def sentence(finding: Finding, miss: Miss, *, alone: bool) -> str:
     if miss.fault == "candidate":
         if miss.probe is None:
             return "The candidate does not run where the reference does."
+        if miss.verdict.level == Level.LOSSY.value:
+            return "The candidate itself moves the numbers further than allowed, whoever runs it."
         return (
             "The candidate itself computes something else: it does so with onnxruntime's optimizations off, "
             "where nothing stands between the model and its result."

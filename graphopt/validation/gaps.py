@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.budget import Budget
 from graphopt.runtime.values import Array
 from graphopt.validation.compare import EPS_FACTOR, Level, Tolerance, judge
-from graphopt.validation.metrics import Scale, bit_equal, eps, is_float, measure, scale_of
+from graphopt.validation.metrics import Metrics, Scale, bit_equal, eps, is_float, measure, scale_of
 
 # Beyond this share of the RMS a difference between onnxruntime's own ways to compute is no reordering.
 _GROSS = 0.01
@@ -138,7 +138,8 @@ def _gap(a: Array, b: Array, spread: float, budget: Budget | None) -> Gap:
     found = Gap(verdict.ok, verdict.reason, metrics.max_abs, verdict.used, is_float=floats)
     found = replace(found, pattern=metrics.same_pattern)
     if floats and a.dtype.kind != "c":
-        signal, noise = _energies(a, b)
+        signal = metrics.rms**2 * metrics.count
+        noise = _noise(signal, metrics)
         found = replace(found, signal=signal, noise=noise)
         if not metrics.same_pattern:
             found = replace(found, why=_pattern_words(a, b), used=math.inf)
@@ -156,16 +157,11 @@ def _budgeted(found: Gap, budget: Budget, cosine: float | None) -> Gap:
     return replace(found, ok=not short and not crooked, why=why, used=used)
 
 
-def _energies(a: Array, b: Array) -> tuple[float, float]:
-    signal = noise = 0.0
-    x, y = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
-    for start in range(0, x.size, 1 << 18):
-        p, q = (v[start : start + (1 << 18)].astype(np.float64) for v in (x, y))
-        good = np.isfinite(p) & np.isfinite(q)
-        p, q = p[good], q[good]
-        with np.errstate(over="ignore"):
-            signal, noise = signal + float(p @ p), noise + float((p - q) @ (p - q))
-    return signal, noise
+def _noise(signal: float, metrics: Metrics) -> float:
+    """The energy of the difference."""
+    if metrics.sqnr_db is not None:
+        return float(signal / 10 ** (metrics.sqnr_db / 10))
+    return math.inf if metrics.max_abs else 0.0
 
 
 def _pattern_words(a: Array, b: Array) -> str:

@@ -11,6 +11,7 @@ from graphopt.ir import Node, Tensor
 from graphopt.runtime.evaluate import evaluate
 from graphopt.runtime.values import Array
 from graphopt.validation.gaps import Gap
+from graphopt.validation.metrics import is_float
 from graphopt.validation.net import Net
 
 if TYPE_CHECKING:
@@ -74,6 +75,36 @@ def isolated(comparison: Comparison, pair: Pair, near: list[Pair]) -> Gap | None
         return None
     value = results.get(pair.candidate)
     return None if value is None else comparison.distance(pair, [value], at)
+
+
+def first_not_finite(comparison: Comparison, pair: Pair, near: list[Pair]) -> tuple[Node, Tensor] | None:
+    """Where NaN or infinity appears among the nodes without counterpart that lead to `pair`.
+
+    Args:
+        comparison: where values come from.
+        pair: has NaN or infinities at places where the reference has not.
+        near: tensors before it that have a counterpart.
+
+    Returns:
+        the node and its output; None where only the last node, or none of them, can be looked at.
+    """
+    cand = comparison.matching.candidate
+    nodes = region(cand, pair.candidate, {p.candidate for p in near})
+    if nodes is None or len(nodes) < 2:
+        return None
+    before = comparison.candidate.read([p.candidate for p in near])
+    if not all(_is_finite(v) for values in before.values() for v in values):
+        return None  # infinities come in, as of a mask: what is new cannot be told by looking for any
+    outputs = [(n, t) for n in nodes for t in n.outputs if t.name]
+    values = comparison.candidate.read([t for _, t in outputs])
+    for node, tensor in outputs:
+        if not all(map(_is_finite, values.get(tensor, []))):
+            return node, tensor
+    return None
+
+
+def _is_finite(value: Array) -> bool:
+    return not is_float(value.dtype) or bool(np.isfinite(value.astype(np.float64)).all())
 
 
 def region(net: Net, tensor: Tensor, border: set[Tensor]) -> list[Node] | None:

@@ -18,7 +18,7 @@ from graphopt.ir import Node, Tensor
 from graphopt.report.validated import LayerRow, Localization
 from graphopt.runtime.values import Value
 from graphopt.validation.gaps import Gap
-from graphopt.validation.isolation import isolated
+from graphopt.validation.isolation import first_not_finite, isolated
 from graphopt.validation.layers import Comparison
 from graphopt.validation.matching import Matching, Pair
 from graphopt.validation.neighbourhood import neighbourhood
@@ -233,14 +233,19 @@ class Search:
         assert row is not None
         assert gap is not None
         place = cand.places[pair.candidate]
-        node = place.node
+        node, why = place.node, gap.why
+        if not gap.pattern and not more:
+            source = first_not_finite(self.comparison, pair, agreed)
+            if source is not None:
+                node, value = source
+                why += f", first in {self.matching.candidate.name(value)!r}"
         by = cand.made_by(node)
         name = self._name(pair)
         called = (
             "" if ref.name(pair.reference) == name else f" ({ref.name(pair.reference)!r} of the reference)"
         )
         words = (
-            f"{name!r}{called} is the first tensor that differs: {gap.why}"
+            f"{name!r}{called} is the first tensor that differs: {why}"
             if not more
             else (f"differences add up: {name!r}{called}, {more}")
         )
@@ -261,6 +266,7 @@ class Search:
             body=place.body,
             agreed=tuple(self._name(p) for p in agreed),
             pair=pair,
+            guilty=node,
         )
 
     def _nothing(self) -> Localization:
@@ -291,8 +297,9 @@ class Search:
         body: str = "",
         agreed: tuple[str, ...] = (),
         pair: Pair | None = None,
+        guilty: Node | None = None,
     ) -> Localization:
-        around = neighbourhood(self.comparison, pair) if pair is not None else ()
+        around = neighbourhood(self.comparison, pair, guilty) if pair is not None else ()
         return Localization(
             found=found,
             reason=reason,

@@ -16,11 +16,21 @@ _BEFORE: Final = 2
 _MOST: Final = 12
 
 
-def neighbourhood(comparison: Comparison, pair: Pair) -> tuple[NearbyNode, ...]:
-    """The guilty node, what comes up to two nodes before it, and what reads it; in order of execution."""
+def neighbourhood(comparison: Comparison, pair: Pair, guilty: Node | None = None) -> tuple[NearbyNode, ...]:
+    """What computes a pair that is off, what comes up to two nodes before it, and what reads it.
+
+    Args:
+        comparison: what is known of the tensors.
+        pair: the first that differs.
+        guilty: the node to mark, where that is not the one that computes it.
+
+    Returns:
+        the nodes in order of execution.
+    """
     net = comparison.matching.candidate
-    guilty = net.places[pair.candidate].node
-    near: dict[Node, None] = {guilty: None}
+    last = net.places[pair.candidate].node
+    guilty = guilty or last
+    near: dict[Node, None] = {guilty: None, last: None}
     frontier = [pair.candidate]
     for _ in range(_BEFORE):
         above: list[Tensor] = []
