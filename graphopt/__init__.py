@@ -31,6 +31,7 @@ _HOME = {
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
     "gate": "graphopt.gating.running",
+    "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -54,6 +55,7 @@ __all__ = [
     "explore",
     "extract",
     "gate",
+    "html",
     "load",
     "merge",
     "run",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
+    from graphopt.pages import html
     from graphopt.report.document import RunReport
     from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey

@@ -86,6 +86,7 @@ _STAGES = {
     "check": "running the check",
     "reduce": "making the model smaller",
     "reproduce": "writing a reproducer",
+    "draw": "drawing the models",
     "save": "writing the result",
 }
 

@@ -231,9 +231,13 @@ def test_ratios_of_loading_have_an_interval() -> None:
     assert np.log([found.low, found.ratio, found.high]) == pytest.approx(
         [0.2 - half, 0.2, 0.2 + half], rel=1e-5
     )
-    many = speed.paired(np.exp(np.random.default_rng(0).normal([0, 0.5], 0.01, (30, 2))), 0.95)
-    assert many.low < np.exp(0.5) < many.high
-    assert many.high / many.low < 1.02
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(200):
+        many = speed.paired(np.exp(rng.normal([0, 0.5], 0.01, (30, 2))), 0.95)
+        hits.append(many.low < np.exp(0.5) < many.high)
+        assert many.high / many.low < 1.03
+    assert sum(hits) >= 180  # 95 of 100 are meant to
 
 
 # -- what has to be named, and has to be there -----------------------------------------------------
