@@ -24,6 +24,8 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "ValidationReport": "graphopt.report.validated",
+    "bisect": "graphopt.bisecting",
     "bench": "graphopt.benching",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
@@ -32,7 +34,7 @@ _HOME = {
     "merge": "graphopt.merging",
     "run": "graphopt.api",
     "survey": "graphopt.surveying",
-    "validate": "graphopt.api",
+    "validate": "graphopt.validating",
 }
 
 __all__ = [
@@ -43,8 +45,10 @@ __all__ = [
     "Result",
     "RunReport",
     "UserError",
+    "ValidationReport",
     "__version__",
     "bench",
+    "bisect",
     "distill",
     "explore",
     "extract",
@@ -58,6 +62,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphopt.api import Result, load, run, validate
     from graphopt.benching import bench
+    from graphopt.bisecting import bisect
     from graphopt.budget import Budget
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
@@ -66,7 +71,9 @@ if TYPE_CHECKING:
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.report.document import RunReport
+    from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey
+    from graphopt.validating import validate
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import NoReturn
 from graphopt import __version__
 from graphopt.cli import (
     bench,
+    bisect,
     calibrate,
     completion,
     diff,
@@ -26,6 +27,7 @@ from graphopt.cli import (
     lint,
     merge,
     passes,
+    reduce,
     run,
     sensitivity,
     validate,
@@ -43,6 +45,8 @@ _VERBS = (
     inspect,
     lint,
     validate,
+    bisect,
+    reduce,
     bench,
     calibrate,
     sensitivity,

@@ -75,7 +75,12 @@ _STAGES = {
     "profile": "measuring time by operator",
     "memory": "measuring memory",
     "validate": "comparing",
+    "match": "matching tensors",
+    "compare": "comparing intermediate tensors",
+    "localize": "looking for the first tensor that differs",
     "bisect": "looking for the rewrite that is wrong",
+    "check": "running the check",
+    "reduce": "making the model smaller",
     "reproduce": "writing a reproducer",
     "save": "writing the result",
 }
