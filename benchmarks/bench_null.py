@@ -174,9 +174,9 @@ def _head(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         f"Made with `benchmarks/bench_null.py` between {min(r['when'] for r in results)[:16]} and "
         f"{max(r['when'] for r in results)[:16]} UTC on {machine(CPU, AS_DEPLOYED)}, which other processes "
-        f"used meanwhile as they liked: a load of {np.quantile(loads, 0.1):.1f} to {np.quantile(loads, 0.9):.1f} "
-        f"(10% to 90%), this one included. onnxruntime {versions['onnxruntime']}, one thread, 99% intervals, "
-        "a difference below 1% does not count."
+        f"used meanwhile as they liked: a load of {np.quantile(loads, 0.1):.1f} to "
+        f"{np.quantile(loads, 0.9):.1f} (10% to 90%), this one included. onnxruntime "
+        f"{versions['onnxruntime']}, one thread, 99% intervals, a difference below 1% does not count."
     )
 
 
@@ -185,8 +185,8 @@ _NOTES = {
         'A model against itself. *Right* is "no difference". Chains are 20 convolutions of equal work.',
     ],
     "A twentieth more work": [
-        'A chain of 20 equal convolutions against one of 21. *Right* is "slower". The true ratio is about 1.05; '
-        "the median of all trials shows it.",
+        'A chain of 20 equal convolutions against one of 21. *Right* is "slower". The true ratio is about '
+        "1.05; the median of all trials shows it.",
     ],
     "Equal models, one session each": [
         "For comparison, how it is often done: one session of each, pairs in alternating order, 95% interval "

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from graphopt.api import Result, load, run, validate
+    from graphopt.api import Result, load, run
     from graphopt.benching import bench
     from graphopt.bisecting import bisect
     from graphopt.budget import Budget

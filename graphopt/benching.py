@@ -13,7 +13,7 @@ from graphopt.calibration.data import probe_sets
 from graphopt.errors import UserError
 from graphopt.model import Model
 from graphopt.report.timed import BenchReport, OpTime, PairedRatio, Timing
-from graphopt.runtime.footprint import footprint
+from graphopt.runtime.footprint import NotMeasurable, footprint
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.machine import load, machine, processors
 from graphopt.runtime.measure import (
@@ -121,7 +121,7 @@ def bench(
         peaks: list[int | None] = [None] * len(loaded)
         if memory:
             tell("memory", "each model in a process of its own")
-            peaks = [footprint(c.source, c.feeds, plan) for c in contestants]
+            peaks = [_peak(m, c, plan) for m, c in zip(loaded, contestants, strict=True)]
         timings = [_timing(i, model, found, profiles[i], peaks[i]) for i, model in enumerate(loaded)]
     except ContestantFailure as e:
         raise UserError(
@@ -213,6 +213,23 @@ def _describe(given: ProbeSet) -> str:
         for name, v in given.feeds.items()
     )
     return f"{given.source}: {shapes}"
+
+
+def _peak(model: Model, contestant: Contestant, plan: Plan) -> int | None:
+    """Bytes of memory that the model's file takes at most; None where that cannot be told."""
+    if model.path is None:
+        return None
+    try:
+        found = footprint(
+            model.path,
+            contestant.feeds,
+            provider=plan.provider,
+            threads=plan.threads,
+            settings=plan.settings,
+        )
+    except (NotMeasurable, RuntimeFailure):
+        return None
+    return found.peak
 
 
 def _timing(index: int, model: Model, found: Measurement, by_op: Profile | None, peak: int | None) -> Timing:

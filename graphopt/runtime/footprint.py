@@ -1,102 +1,133 @@
-"""How much memory a model takes while it is loaded and run, measured in a process of its own."""
+"""Memory that loading and running a model adds to a process, measured in one of its own.
+
+The model is loaded from its file, as programs load it, not the way graphopt does, which maps weights. What
+counts is the peak of the resident memory of the host: a device's own memory is not in it, mapped files are as
+far as they were read.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import onnx
-
-from graphopt.runtime.measure import Plan
-from graphopt.runtime.session import Source, Translated, open_session
-from graphopt.runtime.values import Feeds
+from graphopt.errors import GraphOptError
+from graphopt.runtime.providers import AS_DEPLOYED, CPU, ProviderSettings
+from graphopt.runtime.session import RuntimeFailure, Session, create, onnxruntime, session_options
+from graphopt.runtime.values import Value
 
 _STATUS: Final = Path("/proc/self/status")
-_TIMEOUT: Final = 300.0
-_RUNS: Final = 2
+_RESET: Final = Path("/proc/self/clear_refs")
+_MARK: Final = b"\0graphopt footprint\0"
 
 
-class _Unpacked:
-    """A session source that came out of a file."""
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes.
 
-    def __init__(self, proto: bytes, folder: str | None) -> None:
-        self.proto, self.folder = proto, folder
+    Attributes:
+        loaded: bytes that the process holds more once the model is loaded.
+        peak: bytes that it held more at most, while loading or running.
+    """
+
+    loaded: int
+    peak: int
 
 
-def footprint(source: Source, feeds: Sequence[Feeds], plan: Plan) -> int | None:
-    """Bytes of memory that loading and running a model adds at most, on the host.
+class NotMeasurable(GraphOptError):
+    """The memory of a process cannot be measured on this system, or the process did not end well."""
 
-    Weights that are mapped from a file count as far as they are read.
 
-    Returns:
-        None where the system does not tell (it is Linux that does), or the model does not run.
+def footprint(
+    path: str | Path,
+    feeds: Sequence[Mapping[str, Value]],
+    *,
+    provider: str = CPU,
+    threads: int = 1,
+    settings: ProviderSettings = AS_DEPLOYED,
+    timeout: float = 600,
+) -> Footprint:
+    """Load a model in a new process, run it once on each of `feeds`, and see how far its memory grew.
+
+    Args:
+        path: the model's file.
+        feeds: inputs, run in turn.
+        provider: execution provider, by onnxruntime's name.
+        threads: threads within an operator.
+        settings: the provider's options.
+        timeout: seconds, after which the process is ended.
+
+    Raises:
+        RuntimeFailure: the model does not load or run.
+        NotMeasurable: this system does not say, or the process crashed.
     """
     if not _STATUS.exists():
-        return None
-    while isinstance(source, Translated):
-        source = source.source
-    if isinstance(source, bytes):
-        packed: tuple[bytes, str | None] = (source, None)
-    elif isinstance(source, onnx.ModelProto):
-        packed = (source.SerializeToString(), None)
-    else:
-        packed = (source.proto, str(source.folder) if source.folder is not None else None)
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        file = Path(folder) / "run.pickle"
-        file.write_bytes(pickle.dumps((packed, [dict(f) for f in feeds], plan)))
-        with contextlib.suppress(subprocess.SubprocessError, OSError, ValueError):
-            done = subprocess.run(
-                [sys.executable, "-m", "graphopt.runtime.footprint", str(file)],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=_TIMEOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            )
-            return int(done.stdout.split()[-1])
-    return None
+        raise NotMeasurable("this system does not tell the peak memory of a process")
+    job = {
+        "path": str(Path(path).resolve()),
+        "feeds": [dict(given) for given in feeds],
+        "provider": provider,
+        "threads": threads,
+        "settings": settings,
+    }
+    code = "from graphopt.runtime.footprint import _child; _child()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            input=pickle.dumps(job),
+            capture_output=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotMeasurable(f"the model did not run within {timeout:g} seconds") from error
+    _, mark, answer = done.stdout.rpartition(_MARK)
+    if done.returncode or not mark:
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise NotMeasurable(f"the process that ran the model ended with {how}: {' '.join(said)}".rstrip(": "))
+    found: Any = pickle.loads(answer)
+    if isinstance(found[0], str):  # exceptions do not survive being pickled
+        raise RuntimeFailure(*found)
+    return Footprint(*found)
 
 
-def _measure(packed: tuple[bytes, str | None], feeds: Sequence[Any], plan: Plan) -> int:
-    from graphopt.runtime.session import onnxruntime
-
-    onnxruntime()
-    # A tiny session first, so that what onnxruntime itself takes is there already.
-    tiny = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g(float[1] x) => (float[1] y) { y = Neg(x) }'
-    )
-    with open_session(tiny, provider=plan.provider, settings=plan.settings):
-        pass
-    before = _kilobytes("VmRSS")
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    with open_session(
-        _Unpacked(*packed),
-        optimize=plan.optimize,
-        threads=plan.threads,
-        provider=plan.provider,
-        settings=plan.settings,
-    ) as session:
-        for _ in range(_RUNS):
-            for given in feeds:
-                session.run(given)
-    return max(_kilobytes("VmHWM") - before, 0) * 1024
+def _child() -> None:
+    """In the new process: measure, and write the answer to stdout."""
+    job: Any = pickle.loads(sys.stdin.buffer.read())
+    try:
+        answer: Any = _measure(**job)
+    except RuntimeFailure as failure:
+        answer = (failure.kind, failure.message)
+    except (GraphOptError, MemoryError) as error:
+        answer = ("load", str(error))
+    sys.stdout.buffer.write(_MARK + pickle.dumps(answer))
+    sys.stdout.buffer.flush()
 
 
-def _kilobytes(name: str) -> int:
+def _measure(
+    path: str, feeds: Sequence[Mapping[str, Value]], provider: str, threads: int, settings: ProviderSettings
+) -> tuple[int, int]:
+    ort = onnxruntime()
+    options = session_options(optimize="all", threads=threads)
+    _RESET.write_text("5")  # from now on the peak starts at what is held
+    before = _memory("VmRSS")
+    raw = create(ort, path, options, provider, settings)
+    loaded = _memory("VmRSS")
+    with Session(raw, provider, "all") as session:
+        for given in feeds:
+            session.run(given)
+        return loaded - before, _memory("VmHWM") - before
+
+
+def _memory(what: str) -> int:
+    """A figure of this process in bytes."""
     for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise ValueError(f"the system does not tell {name}")
-
-
-if __name__ == "__main__":
-    # Written by the process that started this one.
-    sys.stdout.write(f"{_measure(*pickle.loads(Path(sys.argv[1]).read_bytes()))}\n")
+        name, _, rest = line.partition(":")
+        if name == what:
+            return int(rest.split()[0]) * 1024
+    raise NotMeasurable(f"this system does not tell {what}")

@@ -1,14 +1,11 @@
 """Time by operator: read from events made by hand, and from onnxruntime's own."""
 
-import os
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import parser
 
-from graphopt.runtime.footprint import footprint
 from graphopt.runtime.measure import Contestant, Plan
 from graphopt.runtime.profile import profile, read_profile
 
@@ -78,29 +75,3 @@ def test_real_models_in_turns() -> None:
     assert {o.op: o.nodes for o in b.ops} == {"Exp": 1}
     assert a.runs == b.runs >= 5
     assert all(o.provider == CPU for o in (*a.ops, *b.ops))
-
-
-def weights(megabytes: int) -> onnx.ModelProto:
-    w = np.random.default_rng(0).random((megabytes * 256, 1024)).astype(np.float32)
-    model = parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": 17]> g (float[1,{w.shape[0]}] x) => (float[1,1024] y)'
-        f" <float[{w.shape[0]},1024] w> {{ y = MatMul(x, w) }}"
-    )
-    del model.graph.initializer[:]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
-    return model
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells how much memory is used")
-def test_memory_grows_with_the_weights() -> None:
-    small, large = (
-        footprint(weights(mb), [{"x": np.ones((1, mb * 256), np.float32)}], Plan()) for mb in (1, 40)
-    )
-    assert small is not None
-    assert large is not None
-    assert large - small > 30e6
-    assert large < 400e6
-
-
-def test_memory_of_a_model_that_does_not_run() -> None:
-    assert footprint(b"broken", [{}], Plan()) is None
