@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from graphopt.report.validated import Fault
+from graphopt.runtime.providers import current
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.values import Value
 from graphopt.validation.compare import Level, OutputVerdict, Tolerance
 from graphopt.validation.reference import Reference, Subject, prepacks
 from graphopt.validation.standard import Standard
-from graphopt.validation.tolerance import COARSE_PROVIDERS
 
 Values = Mapping[str, Value]
 
@@ -41,7 +41,7 @@ class Runtime:
     @property
     def tf32(self) -> bool:
         """Products of float32 numbers may be rounded to 10 bits here."""
-        return self.provider in COARSE_PROVIDERS
+        return current().uses_tf32(self.provider)
 
     @property
     def fault(self) -> Fault:

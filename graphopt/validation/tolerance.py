@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from graphopt.runtime.probe import Probes
+from graphopt.runtime.providers import current
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.structure import Structure
 from graphopt.runtime.values import Array, Value
@@ -28,9 +29,6 @@ FloorRuns: TypeAlias = Literal["full", "lean"]
 _GROSS = 0.01
 _GROSS_QUANTIZED = 0.25
 _GROSS_EPS = 64.0
-
-#: Machine epsilon of what a provider computes float32 products in by default: CUDA's TF32 has 10 bits.
-COARSE_PROVIDERS = dict.fromkeys(("CUDAExecutionProvider", "TensorrtExecutionProvider"), 2.0**-10)
 
 _RUNS: dict[FloorRuns, tuple[tuple[Optimize, int], ...]] = {
     "full": (("none", 2), ("all", 1), ("all", 2)),
@@ -118,7 +116,7 @@ def noise_floors(
                     own.setdefault(path, "NaN or infinity appear at other places")
                     continue
                 share = _spread(array, other, scale[path])
-                unit = max(_eps(path, array.dtype, coarse), COARSE_PROVIDERS.get(provider, 0.0))
+                unit = max(_eps(path, array.dtype, coarse), current().eps(provider) or 0.0)
                 limit = max(gross, _GROSS_EPS * unit)
                 if moved and share > limit:
                     own.setdefault(path, f"it moves by {share:.3g} of its RMS")
