@@ -24,15 +24,19 @@ _HOME = {
     "Result": "graphopt.api",
     "RunReport": "graphopt.report.document",
     "UserError": "graphopt.errors",
+    "ValidationReport": "graphopt.report.validated",
+    "bisect": "graphopt.bisecting",
+    "bench": "graphopt.benching",
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "gate": "graphopt.gating.running",
     "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
     "survey": "graphopt.surveying",
-    "validate": "graphopt.api",
+    "validate": "graphopt.validating",
 }
 
 __all__ = [
@@ -43,10 +47,14 @@ __all__ = [
     "Result",
     "RunReport",
     "UserError",
+    "ValidationReport",
     "__version__",
+    "bench",
+    "bisect",
     "distill",
     "explore",
     "extract",
+    "gate",
     "html",
     "load",
     "merge",
@@ -56,17 +64,22 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from graphopt.api import Result, load, run, validate
+    from graphopt.api import Result, load, run
+    from graphopt.benching import bench
+    from graphopt.bisecting import bisect
     from graphopt.budget import Budget
     from graphopt.distilling import distill
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract
+    from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.pages import html
     from graphopt.report.document import RunReport
+    from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey
+    from graphopt.validating import validate
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Python API: `load`, `run`, `validate`. The command line is a thin layer over it."""
+"""The Python API: `load` and `run`. The command line is a thin layer over it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt import collector, lossy, staging, summary
+from graphopt.checking import CheckCommand, CheckedJudge
 from graphopt.errors import UserError
 from graphopt.graph.sparsity import sparsity
 from graphopt.graph.stats import model_stats
@@ -19,22 +20,21 @@ from graphopt.memory import memory_limited
 from graphopt.model import Model
 from graphopt.pipeline.base import Evaluator, Limits, Pass
 from graphopt.pipeline.instruments import DumpChanges, Instrument, Progress
-from graphopt.pipeline.manager import Settings, flatten, without
+from graphopt.pipeline.manager import Settings, flatten
 from graphopt.pipeline.recipe import Recipe, load_recipe
 from graphopt.pipeline.registry import Fixpoint, Stage, Step, installed
-from graphopt.pipeline.reproducer import folder_name, write_reproducer
 from graphopt.pipeline.requests import check_keep, check_requests
 from graphopt.pipeline.spec import Spec
 from graphopt.pipeline.targets import get_target
-from graphopt.pipeline.transaction import Guilt, Transaction
-from graphopt.report.document import Culprit, RunReport
+from graphopt.pipeline.transaction import Transaction
+from graphopt.report.document import RunReport
+from graphopt.reproducing import report_culprit
 
 if TYPE_CHECKING:
     from graphopt.budget import Budget, Score
     from graphopt.calibration.service import CalibrationService
     from graphopt.io.save import SavedFiles
     from graphopt.judging import ProverJudge
-    from graphopt.validation.proof import Proof
 
 Source: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | Model"
 Passes: TypeAlias = "str | Pass | Fixpoint | Sequence[str | Step | Spec] | None"
@@ -108,6 +108,7 @@ def run(
     ranges: str | Path | None = None,
     memory_limit: int | None = None,
     timeout: float | None = None,
+    check: str | CheckCommand | None = None,
     repro_dir: str | Path | None = None,
     dump_dir: str | Path | None = None,
     trust_external_paths: bool = False,
@@ -133,6 +134,8 @@ def run(
         ranges: a file of activation ranges, from `graphopt calibrate`.
         memory_limit: bytes of memory that this process may allocate during the call.
         timeout: seconds after which to give up.
+        check: a command that has to call the result right, too, as for `bisect`; with `verify="off"` it
+            decides alone.
         repro_dir: folder for reproducers of what was rolled back; none are written by default.
         dump_dir: folder for the model after every pass that changed it.
         trust_external_paths: follow external data out of the model's folder.
@@ -197,11 +200,14 @@ def run(
     clock.lap("load")
     with memory_limited(memory_limit):
         check_requests(steps, original, settings)
-        judge = None
+        prover = None
         if verify != "off":
             tell("reference", "running the original")
-            judge = _judge(original, data, input_shapes, providers, budget, services)
+            prover = _judge(original, data, input_shapes, providers, budget, services)
             clock.lap("reference")
+        if isinstance(check, str):
+            check = CheckCommand(check, original=path.absolute() if path else "")
+        judge = prover if check is None else CheckedJudge(check, prover)
         watchers: list[Instrument] = [Progress(tell)]
         if dump_dir is not None:
             watchers.append(DumpChanges(Path(dump_dir)))
@@ -224,7 +230,7 @@ def run(
         )
         clock.lap("passes and proof")
         culprits = tuple(
-            _culprit(guilt, fresh, steps, settings, judge, providers, repro_dir, tell)
+            report_culprit(guilt, fresh, steps, settings, judge, providers, repro_dir, tell)
             for guilt in outcome.guilty
         )
         if culprits:
@@ -264,47 +270,6 @@ def run(
         stages=gates.rows() if gates is not None else (),
     )
     return Result(outcome.run.model, summary.with_proof(report, outcome))
-
-
-def validate(
-    a: Source,
-    b: Source,
-    *,
-    data: Any = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    providers: str | Sequence[str] = ("cpu",),
-    numerics: str = "CLOSE",
-    budget: Budget | None = None,
-    trust_external_paths: bool = False,
-) -> Proof:
-    """Compare two models that have the same inputs and outputs.
-
-    Args:
-        a: the reference.
-        b: the candidate.
-        data: real inputs; synthesized by default.
-        input_shapes: dims by input name, for synthesized inputs.
-        providers: execution providers that the candidate must hold on.
-        numerics: "EXACT", "CLOSE" or "LOSSY".
-        budget: what is asked of "LOSSY".
-        trust_external_paths: follow external data out of the models' folders.
-
-    Returns:
-        The proof: verdict, reason, and figures per output.
-    """
-    from graphopt.validation.proof import validate as compare
-
-    first = load(a, trust_external_paths=trust_external_paths)
-    second = load(b, trust_external_paths=trust_external_paths)
-    return compare(
-        first,
-        second,
-        data=data,
-        numerics=numerics,
-        budget=budget,
-        providers=_names(providers),
-        input_shapes=input_shapes,
-    )
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -359,39 +324,3 @@ def _judge(
         budget,
         scorer=score if services is not None else None,
     )
-
-
-def _culprit(
-    guilt: Guilt,
-    fresh: Callable[[], Model],
-    steps: Sequence[Step],
-    settings: Settings,
-    judge: ProverJudge | None,
-    providers: Sequence[str],
-    repro_dir: str | Path | None,
-    tell: Tell,
-) -> Culprit:
-    """The report's row for what was rolled back; writes its reproducer if there is a folder for it."""
-    if repro_dir is None:
-        return summary.culprit(guilt)
-    from graphopt.judging import IntermediateTap, judge_on_feeds
-
-    tell("reproduce", guilt.pass_name)
-    names = {guilt.pass_name, *guilt.partners}
-    needed = without(steps, {p.name for p in flatten(steps)} - names)
-    folder = Path(repro_dir) / folder_name(guilt)
-    feeds = judge.failing_feeds(guilt.proof) if judge is not None else {}
-    command = write_reproducer(
-        folder,
-        fresh(),
-        guilt,
-        needed,
-        settings,
-        pipeline=installed().format(needed),
-        feeds=feeds,
-        tap=IntermediateTap(feeds),
-        make_judge=lambda model, inputs: judge_on_feeds(model, inputs, providers),
-        providers=providers,
-        versions=summary.versions(),
-    )
-    return summary.culprit(guilt, str(folder), command)

@@ -188,8 +188,11 @@ class _Cut:
         if not self.given:
             self.inputs = [t for t in self.graph.inputs if t in reached and t not in self.graph.defaults]
         cut = set(self.inputs)
-        types = {t: self._declared(t, "input") for t in self.inputs}
-        results = {t: self._declared(t, "output") for t in self.outputs}
+        ports = {*self.graph.inputs, *self.graph.outputs}
+        types, results = (
+            {t: declared(t, self.facts, as_port=t in ports, kind=kind) for t in tensors}
+            for kind, tensors in (("input", self.inputs), ("output", self.outputs))
+        )
         graph = self.graph
         for node in needed:
             for slot, tensor in enumerate(node.outputs):
@@ -206,7 +209,7 @@ class _Cut:
         graph.outputs = list(self.outputs)
         for tensor, info in (*types.items(), *results.items()):
             describe(tensor, info)
-        self._prune()
+        drop_unused(self.model, self.facts)
 
     def _walk(self) -> tuple[dict[ir.Node, None], set[ir.Tensor]]:
         """The nodes that the outputs depend on up to the inputs, and all tensors on the way."""
@@ -245,58 +248,70 @@ class _Cut:
             if tensor not in self.index.producer or any(tensor is t for t in self.inputs):
                 raise UserError(f"{tensor.name!r} is not computed in the part: it cannot be an output")
 
-    def _declared(self, tensor: ir.Tensor, kind: str) -> onnx.ValueInfoProto:
-        """What is known about a tensor at the cut."""
-        if tensor.info is not None and tensor.info.type.WhichOneof("value") not in (None, "tensor_type"):
-            return value_info(tensor)
-        dtype, shape = self.facts.dtype(tensor), self.facts.shape(tensor)
-        if tensor.info is not None and any(tensor is t for t in (*self.graph.inputs, *self.graph.outputs)):
-            return value_info(tensor)
-        if dtype is None and tensor.info is not None:
-            dtype = tensor.info.type.tensor_type.elem_type or None
-        if dtype is None:
-            raise UserError(
-                f"the element type of {tensor.name!r} is not known, so it cannot be an {kind}",
-                fix="cut at another tensor, or declare its type in the model (value_info)",
-            )
-        info = onnx.ValueInfoProto(name=tensor.name)
-        info.type.tensor_type.elem_type = dtype
-        if shape is not None:
-            info.type.tensor_type.shape.SetInParent()
-            for dim in shape:
-                made = info.type.tensor_type.shape.dim.add()
-                if not isinstance(dim, Sym):
-                    made.dim_value = dim
-                elif not dim.is_anonymous and str(dim).isidentifier():
-                    made.dim_param = str(dim)
-        return info
 
-    def _prune(self) -> None:
-        """Drop the functions, opset imports and declarations that only the rest needed."""
-        graph, model = self.graph, self.model
-        Index(graph).relink()
-        if graph.origin is not None:
-            names: set[str] = {t.name for t in graph.inputs}
-            names.update(t.name for t in graph.initializers)
-            names.update(t.name for n in graph.nodes for t in n.outputs)
-            origin = onnx.GraphProto()
-            origin.CopyFrom(graph.origin)
-            origin.ClearField("output")
-            kept = [v for v in origin.value_info if v.name in names]
-            del origin.value_info[:]
-            origin.value_info.extend(kept)
-            graph.origin = origin
-        if model.origin.training_info:
-            proto = onnx.ModelProto()
-            proto.CopyFrom(model.origin)
-            proto.ClearField("training_info")
-            model.origin = proto
-        state = GraphState(model, self.facts)
-        gone = unreachable_functions(state)
-        graph.functions[:] = [f for f in graph.functions if not any(f is g for g in gone)]
-        state = GraphState(model, self.facts)
-        for domain in unused_opset_imports(state, graph):
-            model.opset_imports.pop(domain, None)
+def declared(tensor: ir.Tensor, facts: Facts, *, as_port: bool, kind: str) -> onnx.ValueInfoProto:
+    """What is known about a tensor of the main graph, as an input or output of it says it.
+
+    Args:
+        tensor: the tensor.
+        facts: what is inferred about it.
+        as_port: it is an input or output already, so that what it declares stands.
+        kind: "input" or "output", for the message.
+
+    Raises:
+        UserError: its element type is not known.
+    """
+    if tensor.info is not None and tensor.info.type.WhichOneof("value") not in (None, "tensor_type"):
+        return value_info(tensor)
+    dtype, shape = facts.dtype(tensor), facts.shape(tensor)
+    if tensor.info is not None and as_port:
+        return value_info(tensor)
+    if dtype is None and tensor.info is not None:
+        dtype = tensor.info.type.tensor_type.elem_type or None
+    if dtype is None:
+        raise UserError(
+            f"the element type of {tensor.name!r} is not known, so it cannot be an {kind}",
+            fix="cut at another tensor, or declare its type in the model (value_info)",
+        )
+    info = onnx.ValueInfoProto(name=tensor.name)
+    info.type.tensor_type.elem_type = dtype
+    if shape is not None:
+        info.type.tensor_type.shape.SetInParent()
+        for dim in shape:
+            made = info.type.tensor_type.shape.dim.add()
+            if not isinstance(dim, Sym):
+                made.dim_value = dim
+            elif not dim.is_anonymous and str(dim).isidentifier():
+                made.dim_param = str(dim)
+    return info
+
+
+def drop_unused(model: Model, facts: Facts) -> None:
+    """Drop the functions, opset imports and declarations of a model that its nodes do not need (any more)."""
+    graph = model.graph
+    Index(graph).relink()
+    if graph.origin is not None:
+        names: set[str] = {t.name for t in graph.inputs}
+        names.update(t.name for t in graph.initializers)
+        names.update(t.name for n in graph.nodes for t in n.outputs)
+        origin = onnx.GraphProto()
+        origin.CopyFrom(graph.origin)
+        origin.ClearField("output")
+        kept = [v for v in origin.value_info if v.name in names]
+        del origin.value_info[:]
+        origin.value_info.extend(kept)
+        graph.origin = origin
+    if model.origin.training_info:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model.origin)
+        proto.ClearField("training_info")
+        model.origin = proto
+    state = GraphState(model, facts)
+    gone = unreachable_functions(state)
+    graph.functions[:] = [f for f in graph.functions if not any(f is g for g in gone)]
+    state = GraphState(model, facts)
+    for domain in unused_opset_imports(state, graph):
+        model.opset_imports.pop(domain, None)
 
 
 def _fresh(hint: str, taken: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from graphopt.report.document import (
 )
 
 if TYPE_CHECKING:
+    from graphopt.validation.compare import OutputVerdict
     from graphopt.validation.proof import Proof
 
 PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -141,6 +142,9 @@ def culprit(guilt: Guilt, folder: str = "", command: str = "") -> Culprit:
         command=command,
         with_passes=guilt.partners,
         trace=guilt.trace,
+        rewrite=guilt.change.why if guilt.change and guilt.site else "",
+        removed=tuple(guilt.change.removed) if guilt.change and guilt.site else (),
+        added=tuple(guilt.change.added) if guilt.change and guilt.site else (),
     )
 
 
@@ -156,10 +160,15 @@ def _dtype(name: str) -> str:
 
 def output_rows(proof: Proof | None, declared: Mapping[str, tuple[str, ...] | None]) -> tuple[OutputRow, ...]:
     """How far each output moved; `declared` are the dims that the model declares, by output."""
-    if proof is None:
-        return ()
+    return () if proof is None else verdict_rows(proof.outputs, declared)
+
+
+def verdict_rows(
+    verdicts: Sequence[OutputVerdict], declared: Mapping[str, tuple[str, ...] | None]
+) -> tuple[OutputRow, ...]:
+    """The report's form of verdicts on outputs."""
     rows = []
-    for v in proof.outputs:
+    for v in verdicts:
         m = v.metrics
         rows.append(
             OutputRow(

@@ -213,6 +213,10 @@ class CalibrationService:
         """How close `student` is to `teacher` on the samples that were held back."""
         return self._score(student, teacher, "held-back", None)
 
+    def whole_score(self, student: Model, teacher: Model) -> Score:
+        """How close `student` is to `teacher` on all samples, where none serve for calibration."""
+        return self._score(student, teacher, "all", None)
+
     def held_back_words(self) -> str:
         """In words, what `held_back_score` is measured on."""
         n = self._counts.get("held-back")

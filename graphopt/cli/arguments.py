@@ -12,6 +12,7 @@ from graphopt.errors import UserError
 
 if TYPE_CHECKING:
     from graphopt.budget import Budget
+    from graphopt.runtime.providers import ProviderSettings
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|)", re.IGNORECASE)
@@ -44,6 +45,51 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
     ).complete = PROVIDERS  # type: ignore[attr-defined]
+
+
+def add_provider(parser: argparse.ArgumentParser, *, choose: bool = True) -> None:
+    """`--provider` (where there is one to choose), and what it is opened with."""
+    group = parser.add_argument_group("execution provider")
+    if choose:
+        group.add_argument(
+            "--provider", metavar="NAME", default="cpu", help="cpu (default), cuda, tensorrt, ..."
+        ).complete = PROVIDERS  # type: ignore[attr-defined]
+    group.add_argument(
+        "--provider-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option by onnxruntime's name, as in device_id=1; repeatable",
+    )
+    group.add_argument("--tf32", metavar="ON", help="on, off: round products of float32 to TF32 on the GPU")
+    group.add_argument("--gpu-memory-limit", metavar="SIZE", help="most memory of the GPU's arena, as in 2GB")
+
+
+def provider_settings(args: argparse.Namespace, *, compares_numbers: bool = False) -> ProviderSettings:
+    """What `add_provider`'s options ask for.
+
+    Args:
+        args: the parsed arguments.
+        compares_numbers: TF32 is off unless asked for, so that it does not hide what is wrong.
+
+    Raises:
+        UserError: an option is malformed, given twice, or makes no sense.
+    """
+    from graphopt.runtime.providers import parse_settings
+
+    pairs: dict[str, str] = {}
+    for text in args.provider_option:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UserError(f"--provider-option {text!r} is not KEY=VALUE", fix="as in: device_id=1")
+        if key in pairs:
+            raise UserError(f"--provider-option gives {key} twice")
+        pairs[key] = value
+    tf32 = None if args.tf32 is None else choice(args.tf32, ("on", "off"), "--tf32") == "on"
+    limit = None if args.gpu_memory_limit is None else byte_size(args.gpu_memory_limit)
+    if compares_numbers and tf32 is None and "use_tf32" not in pairs:
+        tf32 = False
+    return parse_settings(pairs, tf32=tf32, memory_limit=limit)
 
 
 def add_data(parser: argparse._ActionsContainer, kind: str, otherwise: str = "") -> None:
@@ -105,16 +151,8 @@ def budget(args: argparse.Namespace) -> Budget | None:
     """
     from graphopt.budget import Budget
 
-    drops: dict[str, float] = {}
-    for text in args.max_drop:
-        name, equals, value = text.rpartition("=")
-        try:
-            drops[name] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not name or not drops[name] >= 0:
-            raise UserError(f"--max-drop {text!r} is not NAME=X", fix="as in: accuracy=0.2")
-    if drops and not args.metric and not getattr(args, "recipe", None):  # which may name one
+    allowed = drops(args.max_drop)
+    if allowed and not args.metric and not getattr(args, "recipe", None):  # which may name one
         raise UserError("--max-drop needs a metric", fix="name the function that computes it: --metric")
     for option, value, least, most in (
         ("--min-cosine", args.min_cosine, -1.0, 1.0),
@@ -124,9 +162,44 @@ def budget(args: argparse.Namespace) -> Budget | None:
         if value is not None and not least <= value <= most:
             raise UserError(f"{option} cannot be {value:g}", fix=f"it lies between {least:g} and {most:g}")
     given = (args.min_cosine, args.min_sqnr, args.max_latency_ratio)
-    if not drops and given == (None, None, None):
+    if not allowed and given == (None, None, None):
         return None
-    return Budget(args.min_cosine, args.min_sqnr, drops, args.max_latency_ratio)
+    return Budget(args.min_cosine, args.min_sqnr, allowed, args.max_latency_ratio)
+
+
+def drops(values: Sequence[str]) -> dict[str, float]:
+    """`["accuracy=0.2"]` as `{"accuracy": 0.2}`.
+
+    Raises:
+        UserError: a value is not of that form.
+    """
+    found: dict[str, float] = {}
+    for text in values:
+        name, equals, value = text.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name or not found[name] >= 0:
+            raise UserError(f"--max-drop {text!r} is not NAME=X", fix="as in: accuracy=0.2")
+    return found
+
+
+def pairs(values: Sequence[str], option: str, fix: str) -> dict[str, str]:
+    """`["a=b"]` as `{"a": "b"}`.
+
+    Raises:
+        UserError: a value is not of that form, or names one thing twice.
+    """
+    found: dict[str, str] = {}
+    for text in values:
+        left, equals, right = text.partition("=")
+        if not equals or not left or not right:
+            raise UserError(f"{option} {text!r} does not name two things", fix=fix)
+        if left in found:
+            raise UserError(f"{option} names {left!r} twice", fix=fix)
+        found[left] = right
+    return found
 
 
 def add_output_style(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +236,7 @@ PASS = {"bash": "_graphopt_pass", "zsh": "_graphopt_pass"}
 PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
 TARGETS = {"bash": "_graphopt_targets", "zsh": "_graphopt_targets"}
 VERIFY = {"bash": "_graphopt_verify", "zsh": "_graphopt_verify"}
+PRESETS = {"bash": "_graphopt_presets", "zsh": "_graphopt_presets"}
 PROVIDERS = {"bash": "_graphopt_providers", "zsh": "_graphopt_providers"}
 
 
@@ -184,6 +258,31 @@ def input_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
             raise UserError(f"--input-shape names the input {name!r} twice")
         shapes[name] = tuple(map(int, words))
     return shapes
+
+
+def several_shapes(values: Sequence[str]) -> list[dict[str, tuple[int, ...]]]:
+    """The same where an input may be named several times: one dict for each of its shapes.
+
+    Inputs that are named once have that shape in all of them.
+
+    Raises:
+        UserError: as for `input_shapes`, or several inputs have several shapes, but not equally many.
+    """
+    by_name: dict[str, list[tuple[int, ...]]] = {}
+    for value in values:
+        for name, dims in input_shapes([value]).items():
+            by_name.setdefault(name, []).append(dims)
+    counts = {name: len(shapes) for name, shapes in by_name.items()}
+    most = max(counts.values(), default=0)
+    for name, n in counts.items():
+        if n not in (1, most):
+            raise UserError(
+                f"--input-shape gives {n} shapes for {name!r} and {most} for another input",
+                fix="the first ones are run together, then the second: give equally many, or one for all",
+            )
+    return [
+        {name: shapes[i if len(shapes) > 1 else 0] for name, shapes in by_name.items()} for i in range(most)
+    ]
 
 
 def comma_list(value: str) -> tuple[str, ...]:

@@ -95,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write nothing and exit 1 unless the result is proven",
     )
+    proof.add_argument(
+        "--check",
+        metavar="COMMAND",
+        help="a command that must call the result right, too, as in 'python check.py {model}'",
+    )
     proof.add_argument("--timeout", metavar="TIME", help="give up after this long, as in 90s, 10min")
     proof.add_argument("--memory-limit", metavar="SIZE", help="stay below this, as in 8GB")
     arguments.add_trust(parser)
@@ -204,6 +209,7 @@ def _run_options(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[
         "budget": arguments.budget(args),
         "metric": args.metric,
         "ranges": args.ranges,
+        "check": args.check,
     }
     if "timeout" in settings:
         options["timeout"] = arguments.duration(settings["timeout"])

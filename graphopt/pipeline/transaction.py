@@ -73,6 +73,8 @@ class Guilt:
         partners: other passes without which it does not happen.
         trace: the traceback, if the pass raised.
         proof: the judge's evidence.
+        change: the rewrite; None when the pass raised.
+        around: makes the model right before that rewrite, and right after it.
     """
 
     pass_name: str
@@ -82,6 +84,8 @@ class Guilt:
     partners: tuple[str, ...] = ()
     trace: str = ""
     proof: object = None
+    change: Change | None = None
+    around: Callable[[], tuple[Model, Model]] | None = None
 
 
 @dataclass
@@ -258,9 +262,27 @@ class Transaction:
         if bad == 1:
             trial = self._execute(skip, dropped, limit=1, quiet=True)
             change = trial.journal.changes[-1]
-        guilt = Guilt(change.key.pass_name, change.key, why, change.op, proof=proof)
+        guilt = Guilt(
+            change.key.pass_name,
+            change.key,
+            why,
+            change.op,
+            proof=proof,
+            change=change,
+            around=lambda: self._around(change, skip, dropped),
+        )
         guilt.partners = self._partners(guilt, done.journal.changes[: bad - 1], skip, dropped)
         return guilt
+
+    def _around(
+        self, change: Change, skip: frozenset[SiteKey], dropped: frozenset[str]
+    ) -> tuple[Model, Model]:
+        """The models right before and right after a rewrite of the run with these left out."""
+        before, after = (
+            self._execute(skip, dropped, limit=limit, quiet=True).model
+            for limit in (change.serial, change.serial + 1)
+        )
+        return before, after
 
     def _partners(
         self, guilt: Guilt, earlier: Sequence[Change], skip: frozenset[SiteKey], dropped: frozenset[str]

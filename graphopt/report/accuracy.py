@@ -50,7 +50,7 @@ def _latency(found: LatencyReport, console: Console) -> None:
         found.provider.removesuffix("ExecutionProvider"),
         *_times(found.before_ms, found.after_ms),
         f"{found.ratio:.2f}",
-        f"{found.verdict} (95%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
+        f"{found.verdict} (99%: {found.low:.2f} to {found.high:.2f}; paired runs, one thread)",
     )
     show(console, rows)
 

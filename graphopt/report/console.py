@@ -22,6 +22,10 @@ _STYLES = {
     "over budget": "bold red",
     "failed": "bold red",
     "ok": "green",
+    "found": "bold red",
+    "right": "bold green",
+    "undecided": "bold yellow",
+    "not separable": "bold red",
 }
 _MAX_OUTPUTS = 12
 _MAX_OPS = 12
@@ -46,7 +50,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
 
     verdict(report.verdict, report.verdict_reason or default_reason(report), console)
     for culprit in report.culprits:
-        _culprit(culprit, console)
+        culprit_lines(culprit, console)
     _sizes(report, console)
     _interface(report, console)
     _passes(report, console, explain=explain, verbose=verbose)
@@ -140,12 +144,14 @@ def _rolled_back(culprits: Sequence[Culprit]) -> str:
     return f"{', '.join(clauses)}: they are not in it"
 
 
-def _culprit(culprit: Culprit, console: Console) -> None:
+def culprit_lines(culprit: Culprit, console: Console) -> None:
+    """A rewrite that was rolled back, and why."""
     place = f" at {clean(culprit.site)}" if culprit.site else "the whole pass"
     together = f" (together with {', '.join(culprit.with_passes)})" if culprit.with_passes else ""
     line(console, f"culprit {culprit.pass_name}", f"{place.strip()}{together}".strip(), "bold red")
     inside = f"cd {shlex.quote(culprit.reproducer)} && " if culprit.reproducer else ""
     for text in (
+        _rewrite(culprit),
         clean(culprit.why),
         f"reproducer: {culprit.reproducer}" if culprit.reproducer else "",
         f"see it again: {inside}{culprit.command}" if culprit.command else "",
@@ -154,6 +160,13 @@ def _culprit(culprit: Culprit, console: Console) -> None:
             console.print(_INDENT + text, markup=False, highlight=False, soft_wrap=True)
     for row in culprit.trace.rstrip().splitlines():
         console.print(_INDENT + clean(row), markup=False, highlight=False, soft_wrap=True, style="dim")
+
+
+def _rewrite(culprit: Culprit) -> str:
+    """What the rewrite did there: `BatchNormalization into Conv: Conv, BatchNormalization -> Conv`."""
+    ops = [", ".join(map(clean, names)) or "nothing" for names in (culprit.removed, culprit.added)]
+    nodes = " -> ".join(ops) if culprit.removed or culprit.added else ""
+    return ": ".join(text for text in (clean(culprit.rewrite), nodes) if text)
 
 
 def _sizes(report: RunReport, console: Console) -> None:

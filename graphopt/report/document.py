@@ -164,7 +164,7 @@ class OutputRow:
         name: output name.
         dtype: element type, as ONNX spells it in lower case ("float", "int64").
         shape: shape as the model declares it, dims as text.
-        numerics: the allowance that was held against it.
+        numerics: the allowance that was held against it; TOLERANCE for limits of the user's.
         max_abs: largest absolute difference; None where differences make no sense (strings).
         max_rel: largest difference over the RMS of the reference.
         cosine: cosine similarity, for float outputs.
@@ -177,7 +177,7 @@ class OutputRow:
     name: str
     dtype: str
     shape: tuple[str, ...] | None
-    numerics: NumericsName
+    numerics: NumericsName | Literal["TOLERANCE"]
     max_abs: float | None = None
     max_rel: float | None = None
     cosine: float | None = None
@@ -199,6 +199,8 @@ class Culprit:
         command: what to type, in that folder, to see it again.
         with_passes: the other passes without which it does not happen.
         trace: the traceback, if the pass raised.
+        rewrite: what it did there, in words; "" where no single rewrite is meant.
+        removed, added: operator types of the nodes that it took away and put there.
     """
 
     pass_name: str
@@ -208,6 +210,9 @@ class Culprit:
     command: str = ""
     with_passes: tuple[str, ...] = ()
     trace: str = ""
+    rewrite: str = ""
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

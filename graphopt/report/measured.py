@@ -46,7 +46,7 @@ class LatencyReport:
     Attributes:
         provider: the execution provider.
         ratio: time of the result over time of the original: below 1, the result is faster.
-        low, high: 95% interval of the ratio.
+        low, high: 99% interval of the ratio.
         before_ms, after_ms: median times of one run.
         fell_back: nodes that were quantized and yet run in float, with the reason.
         verdict: "faster", "slower", or "no difference".

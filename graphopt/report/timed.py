@@ -21,14 +21,14 @@ class OpTime:
     Attributes:
         op: the operator that is executed (after onnxruntime's own fusions).
         provider: where.
-        nodes: how many nodes of it are executed per run.
+        nodes: how many nodes of it are executed per run (the mean where that varies).
         ms: time per run, of all of them.
         share: of the time of all operators.
     """
 
     op: str
     provider: str
-    nodes: int
+    nodes: float
     ms: float
     share: float
 
@@ -42,6 +42,9 @@ class Timing:
         file: the model.
         runs: timed runs, in the steady state.
         warm_up: runs before that, which do not count.
+        sessions: how often its session was opened anew.
+        disturbed: share of the timed runs that other threads interrupted. They are in these figures, and not
+            in ratios.
         steady: the steady state was reached; otherwise times still drift, and `note` says so.
         mean_ms, min_ms, p50_ms, p90_ms, p95_ms, p99_ms: of one run.
         quantiles_ms: 101 points of the distribution, from 0% to 100%.
@@ -68,6 +71,8 @@ class Timing:
     peak_bytes: int | None = None
     ops: tuple[OpTime, ...] = ()
     note: str = ""
+    sessions: int = 0
+    disturbed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,13 @@ class PairedRatio:
         a, b: labels.
         ratio: time of b over time of a: below 1, b is faster.
         low, high: interval of that ratio at `confidence`.
-        confidence: as in 0.95.
+        confidence: as in 0.99. Looking before the end is accounted for.
         pairs: how many.
         resolution: the smallest relative difference that this measurement could have told from none.
-        verdict: of b.
+        verdict: of b: "no difference" where the interval holds 1, or the difference is below `min_effect`.
+        sessions: how many rounds of new sessions: the independent observations behind the interval.
+        min_effect: the smallest relative difference that counts.
+        equivalent: the interval leaves no doubt that the difference is smaller than that.
     """
 
     a: str
@@ -93,6 +101,9 @@ class PairedRatio:
     pairs: int
     resolution: float
     verdict: Literal["faster", "slower", "no difference"]
+    sessions: int = 0
+    min_effect: float = 0.01
+    equivalent: bool = False
 
 
 @dataclass(frozen=True)

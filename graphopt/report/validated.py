@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from graphopt.report.document import FileInfo, ModelStats, OutputRow
+from graphopt.report.document import FileInfo, ModelStats, OutputRow, to_json
 from graphopt.report.measured import MetricRow
 
 SCHEMA = "graphopt.validate/2"
@@ -18,7 +18,7 @@ ValidationVerdict = Literal["proven", "unproven", "failed"]
 #: Whose fault a difference is; "" where there is none.
 Fault = Literal["", "candidate", "onnxruntime's optimizer", "provider kernel", "float reordering"]
 #: How two tensors of different models came to be compared.
-MatchedBy = Literal["name", "provenance", "structure"]
+MatchedBy = Literal["name", "provenance", "structure", "value"]
 
 
 @dataclass(frozen=True)
@@ -180,3 +180,16 @@ class ValidationReport:
     after: ModelStats = field(default_factory=ModelStats)
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing wrong was found: proven or unproven."""
+        return self.verdict != "failed"
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """The process exit code; with `strict`, also what is unproven is a failure."""
+        return 1 if self.verdict == "failed" or (strict and self.verdict != "proven") else 0
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """This report as JSON, with its schema version first."""
+        return to_json(self, SCHEMA, indent=indent)

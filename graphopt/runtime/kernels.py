@@ -19,7 +19,8 @@ import onnx
 
 from graphopt.ir import Graph, Node
 from graphopt.model import Model
-from graphopt.runtime.session import _LEVELS, CPU, Optimize, _failure, onnxruntime, resolve_provider
+from graphopt.runtime.providers import EXACT_MATH
+from graphopt.runtime.session import CPU, Optimize, create, onnxruntime, resolve_provider, session_options
 
 _MARK: Final = re.compile(r"graphopt@(\d+)@")
 _T: Final = onnx.TensorProto
@@ -122,11 +123,10 @@ def executed(model: Model, *, provider: str = CPU, optimize: Optimize = "all") -
     proto = onnx.ModelProto.FromString(source.proto)
     nodes: list[Node] = []
     _mark(model.graph, proto.graph, nodes)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimize])
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it is never run
+    options = session_options(
+        optimize=optimize,
+        config={"session.disable_prepacking": "1"},  # it is never run
+    )
     if source.folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(source.folder)
@@ -140,14 +140,7 @@ def executed(model: Model, *, provider: str = CPU, optimize: Optimize = "all") -
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
         )
-        try:
-            ort.InferenceSession(
-                proto.SerializeToString(),
-                options,
-                providers=[provider] if provider == CPU else [provider, CPU],
-            )
-        except Exception as e:  # the bindings raise unrelated classes
-            raise _failure(e, while_running=False) from e
+        create(ort, proto.SerializeToString(), options, provider, EXACT_MATH)
         graph = onnx.load(path, load_external_data=False).graph
     return _Reading(nodes, graph).result()
 

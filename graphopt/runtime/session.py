@@ -5,7 +5,7 @@ onnxruntime is imported inside functions only, so that `import graphopt` neither
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -15,12 +15,38 @@ import onnx
 from graphopt.errors import GraphOptError, ProviderError
 from graphopt.interface import InterfaceEdits
 from graphopt.runtime import values
+from graphopt.runtime.providers import (
+    CPU,
+    EXACT_MATH,
+    NVIDIA,
+    ProviderSettings,
+    available_providers,
+    onnxruntime,
+    resolve_provider,
+)
 from graphopt.runtime.values import Feeds, Value
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from graphopt.runtime.binding import Bound
 
-CPU = "CPUExecutionProvider"
+__all__ = [
+    "CPU",
+    "Optimize",
+    "Port",
+    "RuntimeFailure",
+    "Session",
+    "SessionSourceLike",
+    "Source",
+    "Translated",
+    "available_providers",
+    "create",
+    "failure",
+    "message",
+    "onnxruntime",
+    "open_session",
+    "resolve_provider",
+    "session_options",
+]
 
 Optimize: TypeAlias = Literal["none", "basic", "extended", "all"]
 FailureKind: TypeAlias = Literal["load", "invalid", "no-kernel", "run", "unsupported"]
@@ -34,23 +60,6 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-
-# What people type, besides onnxruntime's own names.
-_ALIASES = {
-    "cpu": CPU,
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "trt": "TensorrtExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "dnnl": "DnnlExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
-
-_NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
 class SessionSourceLike(Protocol):
@@ -120,43 +129,15 @@ class Port:
     dims: tuple[int | str | None, ...]
 
 
-def onnxruntime() -> ModuleType:
-    """The onnxruntime module; ProviderError saying what to install when it is missing."""
-    try:
-        import onnxruntime as ort
-    except ImportError as e:
-        raise ProviderError(
-            f"onnxruntime could not be imported ({e})",
-            fix="install it with: pip install 'graphopt[cpu]'   (or 'graphopt[gpu]' for CUDA; never both)",
-        ) from e
-    module: ModuleType = ort
-    return module
-
-
-def available_providers() -> list[str]:
-    """The execution providers that this onnxruntime was built with."""
-    return list(onnxruntime().get_available_providers())
-
-
-def resolve_provider(name: str) -> str:
-    """Resolve what people type to onnxruntime's name of a provider ("cuda" -> "CUDAExecutionProvider").
-
-    Raises:
-        ProviderError: it is not available; the error names what is.
-    """
-    there = available_providers()
-    known = {p.lower(): p for p in there} | {p.lower().removesuffix("executionprovider"): p for p in there}
-    full = _ALIASES.get(name.lower(), name)
-    if full.lower() in known:
-        return known[full.lower()]
-    hint = "; NVIDIA's come with: pip install 'graphopt[gpu]'" if full in _NVIDIA else ""
-    raise ProviderError(
-        f"execution provider {name!r} is not available", fix=f"available here: {', '.join(there)}{hint}"
-    )
-
-
-def _failure(e: Exception, while_running: bool) -> RuntimeFailure | MemoryError:
+def failure(e: Exception, while_running: bool, session: Session | None = None) -> Exception:
+    """What an exception of onnxruntime's means: RuntimeFailure, MemoryError, or what is wrong with a GPU."""
     text = str(e)
+    if session is not None and session.provider in NVIDIA:
+        from graphopt.runtime import cuda
+
+        told = cuda.explain(session.provider, text, session.settings.options(session.provider))
+        if told is not None:
+            return told
     if any(words in text for words in _OUT_OF_MEMORY):
         return MemoryError(text)  # says nothing about the model
     kind: FailureKind = "run" if while_running else "load"
@@ -176,11 +157,19 @@ class Session:
         inputs, outputs, overridable: its ports, in the model's order.
         provider: the execution provider that was asked for.
         optimize: onnxruntime's optimization level.
+        settings: the provider's options.
     """
 
-    def __init__(self, raw: Any, provider: str, optimize: Optimize, keep_alive: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        raw: Any,
+        provider: str,
+        optimize: Optimize,
+        keep_alive: Sequence[Any] = (),
+        settings: ProviderSettings = EXACT_MATH,
+    ) -> None:
         self._raw, self._keep_alive = raw, keep_alive
-        self.provider, self.optimize = provider, optimize
+        self.provider, self.optimize, self.settings = provider, optimize, settings
         self.inputs = _ports(raw.get_inputs())
         self.outputs = _ports(raw.get_outputs())
         self.overridable = _ports(raw.get_overridable_initializers())
@@ -210,7 +199,7 @@ class Session:
         except RuntimeFailure:
             raise
         except Exception as e:  # the bindings raise unrelated classes, also plain RuntimeError and ValueError
-            raise _failure(e, while_running=True) from e
+            raise failure(e, while_running=True, session=self) from e
 
     def _run_ort_values(self, feeds: Feeds, names: list[str]) -> dict[str, Value]:
         types = {p.name: p.elem_type for p in self.outputs}
@@ -223,6 +212,20 @@ class Session:
         given = {n: values.to_ort(v, self._types[n]) for n, v in feeds.items()}  # type: ignore[arg-type]
         results = self._raw.run_with_ort_values(names, given)
         return {n: values.from_ort(v, types[n] or 0) for n, v in zip(names, results, strict=True)}
+
+    def bind(self, feeds: Feeds) -> Bound:
+        """A run that is ready to go: inputs already on the device, outputs left there. See `Bound`.
+
+        Raises:
+            RuntimeFailure: the values cannot be bound.
+        """
+        from graphopt.runtime.binding import bind
+
+        return bind(self._raw, self, feeds)
+
+    def end_profiling(self) -> Path:
+        """Finish the profiler's file; returns where it is."""
+        return Path(self._raw.end_profiling())
 
     def close(self) -> None:
         """Free the session and its weights now."""
@@ -264,6 +267,9 @@ def open_session(
     provider: str = CPU,
     prepack: bool = True,
     arena: bool = True,
+    settings: ProviderSettings = EXACT_MATH,
+    affinity: Sequence[int] = (),
+    profile: str | Path | None = None,
 ) -> Session:
     """Load a model.
 
@@ -274,6 +280,10 @@ def open_session(
         provider: execution provider, or a short name ("cpu", "cuda"). What it lacks runs on the CPU.
         prepack: let kernels repack constant weights: faster, but it copies them, and it changes bits.
         arena: let the allocator keep memory between runs: faster, but it holds the peak.
+        settings: the provider's options. By default TF32 is off, so that results are float32's.
+        affinity: processors that onnxruntime's own threads are bound to, in turn. The calling thread is the
+            caller's to bind.
+        profile: where the profiler's file goes, without its ending; `Session.end_profiling` finishes it.
 
     Raises:
         ProviderError: onnxruntime or the provider is not there.
@@ -287,10 +297,30 @@ def open_session(
             provider=provider,
             prepack=prepack,
             arena=arena,
+            settings=settings,
+            affinity=affinity,
+            profile=profile,
         )
         return _TranslatedSession(inner, source.edits)
     ort = onnxruntime()
     provider = resolve_provider(provider)
+    config = _affinity_entry(threads, affinity)
+    if not prepack:
+        config["session.disable_prepacking"] = "1"
+    options = session_options(optimize=optimize, threads=threads, arena=arena, config=config)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    proto, keep_alive = message(source, options)
+    raw = create(ort, proto, options, provider, settings)
+    return Session(raw, provider, optimize, keep_alive, settings)
+
+
+def session_options(
+    *, optimize: Optimize, threads: int = 1, arena: bool = True, config: Mapping[str, str] | None = None
+) -> Any:
+    """SessionOptions of onnxruntime, quiet, with further configuration entries."""
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimize])
     options.intra_op_num_threads = threads
@@ -299,29 +329,75 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     # Threads that spin while they wait take the core that the others would need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not prepack:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    keep_alive: list[Any] = []
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def message(source: SessionSourceLike | onnx.ModelProto | bytes, options: Any) -> tuple[bytes, list[Any]]:
+    """The serialized model, and what must live as long as its session; tells `options` where weights are."""
     if isinstance(source, bytes):
-        proto = source
-    elif isinstance(source, onnx.ModelProto):
-        proto = source.SerializeToString()
-    else:
-        proto = source.proto
-        if source.folder is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(source.folder)
-            )
-        keep_alive.append(source)  # it may own the file that the weights are read from
-    providers = [provider] if provider == CPU else [provider, CPU]
-    try:
-        raw = ort.InferenceSession(proto, options, providers=providers)
-    except Exception as e:  # see Session.run
-        raise _failure(e, while_running=False) from e
+        return source, []
+    if isinstance(source, onnx.ModelProto):
+        return source.SerializeToString(), []
+    if source.folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(source.folder)
+        )
+    return source.proto, [source]  # it may own the file that the weights are read from
+
+
+def create(ort: Any, proto: bytes | str, options: Any, provider: str, settings: ProviderSettings) -> Any:
+    """An InferenceSession of a message, or of the file of that name, on `provider`, the rest on the CPU.
+
+    What onnxruntime logs of a provider that does not start goes into the error, not to stderr.
+
+    Raises:
+        ProviderError: the provider did not start; says which library, driver or device is missing.
+        RuntimeFailure: the model does not load.
+        MemoryError: the host's or the device's memory does not suffice.
+    """
+    if provider not in NVIDIA:
+        return _create(ort, proto, options, [provider] if provider == CPU else [provider, CPU], settings)
+    from graphopt.runtime import cuda
+    from graphopt.runtime.logs import captured
+
+    cuda.preload(ort)
+    chosen = settings.options(provider)
+    with captured(ort) as lines:
+        try:
+            raw = _create(ort, proto, options, [provider, CPU], settings)
+        except RuntimeFailure as e:
+            told = cuda.explain(provider, e.message, chosen)
+            raise (told if told is not None else e) from e
     if raw.get_providers()[0] != provider:
         # onnxruntime falls back to the CPU in silence when the provider's libraries do not load.
+        raise cuda.not_started(provider, ort, lines)
+    return raw
+
+
+def _create(
+    ort: Any, proto: bytes | str, options: Any, providers: Sequence[str], settings: ProviderSettings
+) -> Any:
+    chosen = [settings.options(name) if name != CPU else {} for name in providers]
+    named = [(name, given) if given else name for name, given in zip(providers, chosen, strict=True)]
+    try:
+        # Without its fallback, which prints to stdout and starts again on the CPU.
+        raw = ort.InferenceSession(proto, options, providers=named, enable_fallback=0)
+    except Exception as e:  # see Session.run
+        raise failure(e, while_running=False) from e
+    if raw.get_providers()[0] != providers[0] and providers[0] not in NVIDIA:
         raise ProviderError(
-            f"{provider} could not start (its libraries or its device are missing)",
-            fix=f"available here: {', '.join(p for p in available_providers() if p != provider)}",
+            f"{providers[0]} could not start (its libraries or its device are missing)",
+            fix=f"available here: {', '.join(p for p in available_providers() if p != providers[0])}",
         )
-    return Session(raw, provider, optimize, keep_alive)
+    return raw
+
+
+def _affinity_entry(threads: int, affinity: Sequence[int]) -> dict[str, str]:
+    """The configuration entry that binds onnxruntime's own threads; it counts processors from 1."""
+    own = threads - 1  # the calling thread is one of `threads`
+    if not affinity or own < 1:
+        return {}
+    bound = [affinity[(i + 1) % len(affinity)] + 1 for i in range(own)]
+    return {"session.intra_op_thread_affinities": ";".join(map(str, bound))}

@@ -88,6 +88,7 @@ class Options:
         floor_runs: "full", "lean", or "auto": lean for large models.
         same_dims: also the dims of inputs and outputs must be unchanged.
         default_run: compare under onnxruntime's default optimizations as well.
+        more_shapes: further dims by input name: inputs are synthesized for each of these too.
     """
 
     providers: tuple[str, ...] = (CPU,)
@@ -97,6 +98,7 @@ class Options:
     floor_runs: FloorRuns | Literal["auto"] = "auto"
     same_dims: bool = True
     default_run: bool = True
+    more_shapes: tuple[Mapping[str, Sequence[int]], ...] = ()
 
 
 DEFAULTS = Options()
@@ -155,11 +157,13 @@ class Reference:
         self.outputs: list[dict[str, Value]] = []
         self._pointed: list[dict[str, Pointed]] = []
         self._elsewhere: dict[str, tuple[list[dict[str, Value]], Floors] | str] = {}
+        self._optimized: list[dict[str, Value]] | str | None = None
         self._through: dict[Hashable, Reference] = {}
         given = self._given(data) if data is not None else probes or ()
         self._has_data = bool(given)
+        more = [Synthesizer(skeleton, shapes, options.seed) for shapes in options.more_shapes]
         if not self.reason:
-            self._run(maker, given, data)
+            self._run([maker, *more], given, data)
 
     def through(self, edits: InterfaceEdits) -> Reference:
         """The same model on the same inputs, as a model whose interface was changed by `edits` sees them."""
@@ -172,7 +176,7 @@ class Reference:
     def _given(self, data: DataSpec) -> list[ProbeSet]:
         return probe_sets(data, self.structure)
 
-    def _run(self, maker: Synthesizer, given: Sequence[ProbeSet], data: DataSpec | None) -> None:
+    def _run(self, makers: Sequence[Synthesizer], given: Sequence[ProbeSet], data: DataSpec | None) -> None:
         indices = index_outputs(self.structure)
         source: Source = self.subject.session_source()
         names = to_tap(indices, self.structure)
@@ -182,13 +186,13 @@ class Reference:
         try:
             with open_session(source, optimize="none", prepack=False, arena=False) as session:
                 try:
-                    self.probes = find_probes(session, maker, count=self.options.probe_sets, data=given)
+                    self.probes = _all_probes(session, makers, self.options.probe_sets, given)
                 except RuntimeFailure as e:
                     if e.kind != "run" or data is None:
                         raise
                     # Models that take one sample at a time only may say of their leading dim that it is open.
                     singles = probe_sets(data, self.structure, singly=True)
-                    self.probes = find_probes(session, maker, data=singles)
+                    self.probes = find_probes(session, makers[0], data=singles)
                 self.original_sets, raws = self.probes.sets, list(self.probes.outputs)
                 if self.edits:
                     raws = self._translate(session)
@@ -250,6 +254,20 @@ class Reference:
         """What the index outputs point into, on one probe."""
         return self._pointed[probe]
 
+    def optimized(self) -> list[dict[str, Value]] | str:
+        """The original's outputs with onnxruntime's optimizations, or why it does not run with them."""
+        if self._optimized is None:
+            source: Source = self.subject.session_source()
+            if self.edits:
+                source = Translated(source, self.edits)
+            prepack = prepacks(self.subject)
+            try:
+                with open_session(source, optimize="all", prepack=prepack, arena=False) as session:
+                    self._optimized = [session.run(s.feeds) for s in self.probes.sets]
+            except RuntimeFailure as e:
+                self._optimized = e.message
+        return self._optimized
+
     def on(self, provider: str) -> tuple[list[dict[str, Value]], Floors] | str:
         """The original's outputs and floors on another provider, or why it does not run there."""
         if provider not in self._elsewhere:
@@ -274,6 +292,21 @@ class Reference:
     def feeds(self, probe: int) -> Mapping[str, Value]:
         """The inputs of one probe set (for a reproducer)."""
         return self.probes.sets[probe].feeds
+
+
+def _all_probes(
+    session: Session, makers: Sequence[Synthesizer], count: int, given: Sequence[ProbeSet]
+) -> Probes:
+    """The user's inputs; without them, inputs of all sizes that were asked for, or of none."""
+    found = [find_probes(session, maker, count=count, data=given) for maker in makers[: 1 if given else None]]
+    for probes in found:
+        if probes.reason:
+            return probes
+    return Probes(
+        tuple(s for p in found for s in p.sets),
+        tuple(o for p in found for o in p.outputs),
+        tuple(dict.fromkeys(n for p in found for n in p.notes)),
+    )
 
 
 def prepacks(subject: Subject) -> bool:

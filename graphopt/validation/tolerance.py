@@ -29,6 +29,9 @@ _GROSS = 0.01
 _GROSS_QUANTIZED = 0.25
 _GROSS_EPS = 64.0
 
+#: Machine epsilon of what a provider computes float32 products in by default: CUDA's TF32 has 10 bits.
+COARSE_PROVIDERS = dict.fromkeys(("CUDAExecutionProvider", "TensorrtExecutionProvider"), 2.0**-10)
+
 _RUNS: dict[FloorRuns, tuple[tuple[Optimize, int], ...]] = {
     "full": (("none", 2), ("all", 1), ("all", 2)),
     "lean": (("all", 2),),
@@ -115,7 +118,8 @@ def noise_floors(
                     own.setdefault(path, "NaN or infinity appear at other places")
                     continue
                 share = _spread(array, other, scale[path])
-                limit = max(gross, _GROSS_EPS * _eps(path, array.dtype, coarse))
+                unit = max(_eps(path, array.dtype, coarse), COARSE_PROVIDERS.get(provider, 0.0))
+                limit = max(gross, _GROSS_EPS * unit)
                 if moved and share > limit:
                     own.setdefault(path, f"it moves by {share:.3g} of its RMS")
                     continue

@@ -35,7 +35,7 @@ def test_a_model_that_computes_something_else(cli: Any, model: Path) -> None:
     assert out.startswith("FAILED")
     assert "0.25" in out
     found = json.loads(cli("validate", model, other, "--json")[1])
-    assert found["schema"] == "graphopt.validate/1"
+    assert found["schema"] == "graphopt.validate/2"
     assert found["verdict"] == "failed"
     assert found["outputs"][0]["name"] == "y"
     assert cli("validate", model, other, "-q") == (1, "", "")
@@ -80,5 +80,5 @@ def test_the_reason_and_the_table_tell_the_same_difference(cli: Any, model: Path
     assert code == 1
     first = " ".join(out.partition("\n\n")[0].split())
     assert "(the worst of 2 comparisons that failed)" in first
-    shown = json.loads(cli("validate", model, other, "--json")[1])["outputs"][0]["metrics"]["max_abs"]
+    shown = json.loads(cli("validate", model, other, "--json")[1])["outputs"][0]["max_abs"]
     assert f"max difference {shown:.3g}" in first

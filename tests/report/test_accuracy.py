@@ -73,7 +73,7 @@ def test_identical_outputs_have_no_figure() -> None:
 )
 def test_times_have_three_digits(milliseconds: float, text: str) -> None:
     timed = LatencyReport("CPUExecutionProvider", 1.0, 0.9, 1.1, milliseconds, milliseconds)
-    assert f"CPU {text} {text} 1.00 no difference (95%: 0.90 to 1.10; paired runs, one thread)" in printed(
+    assert f"CPU {text} {text} 1.00 no difference (99%: 0.90 to 1.10; paired runs, one thread)" in printed(
         report(latency=timed)
     )
 

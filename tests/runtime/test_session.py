@@ -156,4 +156,4 @@ def test_overridable_initializers_are_listed() -> None:
     ],
 )
 def test_running_out_of_memory_says_nothing_about_the_model(words: str) -> None:
-    assert isinstance(sessions._failure(RuntimeError(words), while_running=True), MemoryError)
+    assert isinstance(sessions.failure(RuntimeError(words), while_running=True), MemoryError)
