@@ -16,7 +16,7 @@ from graphopt.model import Model
 from graphopt.report.document import OutputRow
 from graphopt.report.measured import MetricRow
 from graphopt.report.validated import Localization, RuntimeRow, ValidationReport
-from graphopt.runtime.providers import EXACT_MATH, ProviderSettings
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import CPU
 from graphopt.validation import explain
 from graphopt.validation.alignment import Alignment, align
@@ -44,7 +44,7 @@ def validate(
     input_shapes: Shapes | Sequence[Shapes] | None = None,
     probes: int = 2,
     providers: str | Sequence[str] = ("cpu",),
-    settings: ProviderSettings = EXACT_MATH,
+    settings: ProviderSettings | None = None,
     numerics: str = "CLOSE",
     budget: Budget | None = None,
     atol: float | None = None,
@@ -109,7 +109,7 @@ def validate(
         )
     return _Validation(
         standard=standard,
-        options=_options(names, input_shapes, probes, settings),
+        options=_options(names, input_shapes, probes, settings or current()),
         data=data,
         mapping=dict(mapping or {}),
         any_order=any_order,

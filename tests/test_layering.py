@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "gating.policy": set(),
     "gating": {
         *PIPELINE,
+        "benching",
         "validating",
         "summary",
         "runtime",

@@ -11,6 +11,7 @@ from graphopt.report.gated import Check
 from graphopt.report.text import clean
 
 _NAMED = 5
+_REASONS = 3
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from graphopt.gating.reading import PolicyFile
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.document import FileInfo, ModelStats
+from graphopt.report.timed import BenchReport
 from graphopt.report.validated import ValidationReport
 from graphopt.runtime.inputs import Synthesizer
 from graphopt.runtime.probe import Probes, find_probes
@@ -47,6 +48,7 @@ class Context:
         tell: told what is going on.
         warnings: what people should know besides the checks.
         validation: how the outputs compare with the reference's, once that is known.
+        bench: how long runs take, once that is known.
     """
 
     file: PolicyFile
@@ -62,6 +64,7 @@ class Context:
     tell: Tell = lambda stage, detail: None
     warnings: list[str] = field(default_factory=list)
     validation: ValidationReport | None = None
+    bench: BenchReport | None = None
 
     @property
     def policy(self) -> Policy:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from graphopt.gating.asked import megabytes, number
 from graphopt.gating.context import Context
-from graphopt.gating.speed import one_run
 from graphopt.report.gated import Check
 from graphopt.runtime.footprint import Footprint, NotMeasurable, footprint
 from graphopt.runtime.session import RuntimeFailure
@@ -47,12 +46,11 @@ def _measured(ctx: Context, which: str) -> tuple[Footprint | None, str]:
     assert model is not None
     if model.path is None:
         return None, f"the {which} is no file"
-    feeds, why = one_run(ctx)
-    if feeds is None:
-        return None, why
+    if ctx.inputs.reason:
+        return None, ctx.inputs.reason
     ctx.tell("memory", f"of the {which}")
     try:
-        return footprint(model.path, [feeds], provider=ctx.providers[0]), ""
+        return footprint(model.path, [ctx.inputs.sets[0].feeds], provider=ctx.providers[0]), ""
     except RuntimeFailure as failure:
         verb = "run" if failure.kind == "run" else "load"
         return None, f"the {which} does not {verb}: {failure.message}"

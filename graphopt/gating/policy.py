@@ -17,6 +17,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Version = Annotated[int, Field(ge=1)]
 Undecided = Literal["fail", "pass"]
+Confidence = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Table(BaseModel):
@@ -210,7 +211,9 @@ class MetricLimits(Table):
 class LatencyLimits(Table):
     """`[latency]`: time of one run."""
 
-    settings: ClassVar[frozenset[str]] = frozenset({"percentile", "undecided", "threads", "seconds"})
+    settings: ClassVar[frozenset[str]] = frozenset(
+        {"percentile", "undecided", "confidence", "threads", "seconds"}
+    )
 
     max_ratio: Positive | None = Field(
         default=None, description="most time, in units of the reference's, in paired and interleaved runs"
@@ -222,6 +225,7 @@ class LatencyLimits(Table):
     undecided: Undecided = Field(
         default="fail", description="what to do when the limit lies inside the interval of the measured ratio"
     )
+    confidence: Confidence = Field(default=0.95, description="of that interval")
     threads: Annotated[int, Field(ge=1)] = Field(1, description="threads within an operator")
     seconds: Annotated[float, Field(gt=0, le=600)] = Field(
         default=2, description="how long to measure; once more, four times as long, while it is undecided"
@@ -231,11 +235,12 @@ class LatencyLimits(Table):
 class SessionLimits(Table):
     """`[session]`: time to load the model into onnxruntime."""
 
-    settings: ClassVar[frozenset[str]] = frozenset({"undecided", "repeats"})
+    settings: ClassVar[frozenset[str]] = frozenset({"undecided", "confidence", "repeats"})
 
     max_ms: Positive | None = Field(default=None, description="most milliseconds; the median counts")
     max_ratio: Positive | None = Field(default=None, description="most time, in units of the reference's")
     undecided: Undecided = Field(default="fail", description="as in `[latency]`")
+    confidence: Confidence = Field(default=0.95, description="of the ratio's interval")
     repeats: Annotated[int, Field(ge=3, le=1000)] = Field(
         default=9, description="how often each model is loaded"
     )

@@ -109,6 +109,7 @@ def gate(
         checks=tuple(checks),
         reference=ctx.reference_info,
         validation=ctx.validation,
+        bench=ctx.bench,
         changes=changes,
         against=older,
         before=model_stats(ctx.reference) if ctx.reference is not None else None,

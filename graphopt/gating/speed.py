@@ -2,140 +2,114 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from graphopt.calibration.data import batches, open_dataset, ports_of
+from graphopt.benching import bench
+from graphopt.errors import ProviderError, UserError
 from graphopt.gating.asked import Asked, number
 from graphopt.gating.context import Context
-from graphopt.gating.policy import Undecided
+from graphopt.gating.policy import LatencyLimits, Undecided
 from graphopt.model import Model
 from graphopt.report.gated import Check
+from graphopt.report.text import plural
+from graphopt.report.timed import BenchReport, PairedRatio
 from graphopt.runtime.interval import interval
-from graphopt.runtime.latency import compare_latency
+from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 
 _LONGER = 4
-_MOST_PAIRS = 2000
-# Of the interval around a ratio of loading times.
-_CONFIDENCE = 0.95
 
 
 def check_latency(ctx: Context) -> Iterator[Check]:
     """`[latency]`."""
     limits = ctx.policy.latency
     assert limits is not None
-    feeds, why = one_run(ctx)
-    provider = ctx.providers[0]
+    ratio, own = _asked(ctx, limits)
+    found = _benched(ctx, limits, ratio)
+    if isinstance(found, str):
+        yield from (asked.not_measured(found) for asked in (ratio, own) if asked is not None)
+        return
+    ctx.bench = found
+    timing = found.timings[-1]
+    how = f"{found.provider}, {plural(limits.threads, 'thread')}, {plural(timing.sessions, 'session')}"
+    if ratio is not None:
+        pair = found.ratios[0]
+        times = f"{number(found.timings[0].p50_ms)} -> {number(timing.p50_ms)} ms"
+        yield decided(ratio, pair, limits.undecided, f"{_interval(pair)}; {times}; {how}")
+    if own is not None:
+        value = float(np.interp(limits.percentile, np.arange(101), timing.quantiles_ms))
+        yield own.at_most(value, f"{number(value)} ms", f"{plural(timing.runs, 'run')}; {how}")
+
+
+def _asked(ctx: Context, limits: LatencyLimits) -> tuple[Asked | None, Asked | None]:
+    """What is asked of the ratio, and of the model's own time."""
+    ratio = own = None
     if limits.max_ratio is not None:
-        allowed = limits.max_ratio
-        asked = ctx.ask(
-            ("latency", "max_ratio"),
-            "time of a run over the reference's",
-            f"at most {number(allowed)}",
-            allowed,
+        words = f"at most {number(limits.max_ratio)}"
+        ratio = ctx.ask(
+            ("latency", "max_ratio"), "time of a run over the reference's", words, limits.max_ratio
         )
-        yield asked.not_measured(why) if feeds is None else _ratio(ctx, asked, feeds)
     if limits.max_ms is not None:
-        at = f"{limits.percentile:g}%"
-        asked = ctx.ask(
-            ("latency", "max_ms"),
-            f"time of a run ({at} take less)",
-            f"at most {number(limits.max_ms)} ms",
-            limits.max_ms,
-        )
-        if feeds is None:
-            yield asked.not_measured(why)
-            return
+        words = f"at most {number(limits.max_ms)} ms"
+        what = f"time of a run, percentile {limits.percentile:g}"
+        own = ctx.ask(("latency", "max_ms"), what, words, limits.max_ms)
+    return ratio, own
+
+
+def _benched(ctx: Context, limits: LatencyLimits, ratio: Asked | None) -> BenchReport | str:
+    """The times of the model (and of the reference, if they are compared), or why there are none."""
+    if ctx.inputs.reason:  # which also says so if the data cannot be used
+        return ctx.inputs.reason
+    models = [ctx.model] if ratio is None or ctx.reference is None else [ctx.reference, ctx.model]
+    seconds, sessions = limits.seconds, None
+    while True:
         try:
-            times = _times(ctx, feeds)
-        except RuntimeFailure as failure:
-            yield asked.not_measured(f"the model does not run on {provider}: {failure.message}")
-            return
-        value = 1e3 * float(np.percentile(times, limits.percentile))
-        yield asked.at_most(
-            value, f"{number(value)} ms", f"{len(times):,} runs on {provider}, {_threads(limits.threads)}"
-        )
-
-
-def one_run(ctx: Context) -> tuple[Mapping[str, Any] | None, str]:
-    """What a timed run is fed: the first sample of the data, or made-up inputs; or why nothing."""
-    if ctx.data is not None:
-        skeleton = (ctx.reference or ctx.model).skeleton()
-        ports, overridable = ports_of(skeleton)
-        dataset = open_dataset(ctx.data, ports, overridable, model=skeleton)
-        for batch in batches(dataset, ports, 1, "all", overridable):
-            return batch.feeds, ""
-    if ctx.inputs.reason:
-        return None, ctx.inputs.reason
-    return ctx.inputs.sets[0].feeds, ""
-
-
-def _ratio(ctx: Context, asked: Asked, feeds: Mapping[str, Any]) -> Check:
-    limits, provider = ctx.policy.latency, ctx.providers[0]
-    assert limits is not None
-    assert ctx.reference is not None
-    seconds = limits.seconds
-    for longer in (1, _LONGER):
-        ctx.tell("latency", f"on {provider}")
-        try:
-            found = compare_latency(
-                ctx.reference.session_source(),
-                ctx.model.session_source(),
-                [feeds],
-                provider=provider,
+            found = bench(
+                models,
+                data=ctx.data,
+                input_shapes=ctx.input_shapes or None,
+                provider=ctx.providers[0],
                 threads=limits.threads,
-                seconds=seconds * longer,
+                seconds=seconds,
+                sessions=sessions,
+                confidence=limits.confidence,
+                profile=False,
+                memory=False,
+                progress=lambda stage, detail: ctx.tell("latency", detail),
             )
-        except RuntimeFailure as failure:
-            return asked.not_measured(f"one of the models does not run on {provider}: {failure.message}")
-        if not _is_open(asked, found.low, found.high):
-            break
-    detail = (
-        f"{found.confidence:.0%} interval {number(found.low)} to {number(found.high)}; "
-        f"{1e3 * found.a_seconds:.4g} -> {1e3 * found.b_seconds:.4g} ms, "
-        f"{found.pairs} pairs on {provider}, {_threads(limits.threads)}"
-    )
-    return decided(asked, found.ratio, found.low, found.high, limits.undecided, detail)
+        except ProviderError:
+            raise
+        except UserError as exc:
+            return exc.what
+        if ratio is None or sessions is not None or not _is_open(ratio, found.ratios[0]):
+            return found
+        # It stops once it knows which one is faster. That may not tell what side of the limit it is on.
+        seconds, sessions = _LONGER * seconds, 2 * found.ratios[0].sessions
 
 
-def _is_open(asked: Asked, low: float, high: float) -> bool:
+def _is_open(asked: Asked, found: PairedRatio) -> bool:
     assert asked.allowed is not None
-    return low <= asked.allowed < high
+    return found.low <= asked.allowed < found.high
 
 
-def decided(asked: Asked, ratio: float, low: float, high: float, undecided: Undecided, detail: str) -> Check:
+def decided(asked: Asked, found: PairedRatio, undecided: Undecided, detail: str) -> Check:
     """The verdict on a ratio with an interval.
 
     Passed if the whole interval lies within the limit, failed if it lies beyond it; in between it is not
     shown either way, and the policy says what that means.
     """
-    if not _is_open(asked, low, high):
-        return asked.at_most(ratio, number(ratio), detail)
+    if not _is_open(asked, found):
+        return asked.at_most(found.ratio, number(found.ratio), detail)
     words = f"undecided: the limit lies inside the interval, which counts as a {undecided}; {detail}"
-    return asked.judged(undecided == "pass", number(ratio), ratio, words)
+    return asked.judged(undecided == "pass", number(found.ratio), found.ratio, words)
 
 
-def _times(ctx: Context, feeds: Mapping[str, Any]) -> list[float]:
-    """Seconds per run, after a warm-up."""
-    limits = ctx.policy.latency
-    assert limits is not None
-    ctx.tell("latency", "of the model")
-    times: list[float] = []
-    with open_session(
-        ctx.model.session_source(), optimize="all", provider=ctx.providers[0], threads=limits.threads
-    ) as session:
-        for _ in range(3):
-            session.run(feeds)
-        end = time.perf_counter() + limits.seconds
-        while len(times) < 10 or (time.perf_counter() < end and len(times) < _MOST_PAIRS):
-            start = time.perf_counter()
-            session.run(feeds)
-            times.append(time.perf_counter() - start)
-    return times
+def _interval(found: PairedRatio) -> str:
+    return f"{100 * found.confidence:g}% interval {number(found.low)} to {number(found.high)}"
 
 
 def check_session(ctx: Context) -> Iterator[Check]:
@@ -147,7 +121,8 @@ def check_session(ctx: Context) -> Iterator[Check]:
         assert ctx.reference is not None
         models.insert(0, ctx.reference)
     ctx.tell("session", "opening sessions")
-    why, times = "", np.empty((0, 1))
+    why = ""
+    times: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.empty((0, len(models)))
     try:
         times = _openings(ctx, models, limits.repeats)
     except RuntimeFailure as failure:
@@ -172,28 +147,32 @@ def check_session(ctx: Context) -> Iterator[Check]:
         if why:
             yield asked.not_measured(why)
             return
-        found = interval(np.log(times[:, 1] / times[:, 0]).tolist(), 1 - _CONFIDENCE)
-        ratio, low, high = (float(np.exp(x)) for x in (found.estimate, found.low, found.high))
-        before, after = 1e3 * np.median(times, axis=0)
-        words = (
-            f"{_CONFIDENCE:.0%} interval {number(low)} to {number(high)}; {before:.4g} -> {after:.4g} ms, "
-            f"each {detail}"
-        )
-        yield decided(asked, ratio, low, high, limits.undecided, words)
+        found = paired(times, limits.confidence)
+        before, after = (1e3 * float(t) for t in np.median(times, axis=0))
+        words = f"{_interval(found)}; {number(before)} -> {number(after)} ms; each {detail}"
+        yield decided(asked, found, limits.undecided, words)
 
 
-def _openings(ctx: Context, models: list[Model], repeats: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def paired(times: np.ndarray[tuple[int, ...], np.dtype[np.float64]], confidence: float) -> PairedRatio:
+    """The ratio that pairs of times make, shape (pairs, 2), with its interval."""
+    found = interval(np.log(times[:, 1] / times[:, 0]).tolist(), 1 - confidence)
+    low, middle, high = (math.exp(x) for x in (found.low, found.estimate, found.high))
+    verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference"
+    return PairedRatio("A", "B", middle, low, high, confidence, len(times), high / low - 1, verdict)  # type: ignore[arg-type]
+
+
+def _openings(
+    ctx: Context, models: list[Model], repeats: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Seconds to open a session, shape (repeats, models); in turns, after one round that does not count."""
     sources = [model.session_source() for model in models]
     times = np.empty((repeats + 1, len(sources)))
-    for row in times:
-        for i, source in enumerate(sources):
+    for n, row in enumerate(times):
+        for i in sorted(range(len(sources)), reverse=bool(n % 2)):
             start = time.perf_counter()
-            session = open_session(source, optimize="all", provider=ctx.providers[0])
+            session = open_session(
+                sources[i], optimize="all", provider=ctx.providers[0], settings=AS_DEPLOYED
+            )
             row[i] = time.perf_counter() - start
             session.close()
     return times[1:]
-
-
-def _threads(n: int) -> str:
-    return f"{n} thread{'s' if n != 1 else ''}"

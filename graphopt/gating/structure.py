@@ -15,6 +15,7 @@ from graphopt.ir import Function
 from graphopt.report.gated import Check
 from graphopt.runtime.operators import is_known
 from graphopt.runtime.probe import randomness
+from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 from graphopt.runtime.structure import Structure
 
@@ -62,7 +63,9 @@ def _runs(ctx: Context) -> Iterator[Check]:
             ("model", "runs"), f"runs on {provider}", "yes", at=provider if len(ctx.providers) > 1 else None
         )
         try:
-            with open_session(ctx.model.session_source(), optimize="all", provider=provider) as session:
+            with open_session(
+                ctx.model.session_source(), optimize="all", provider=provider, settings=AS_DEPLOYED
+            ) as session:
                 if ctx.inputs.reason:
                     yield asked.not_measured(ctx.inputs.reason)
                     continue

@@ -250,9 +250,8 @@ def curves(
         below = max(y + 4, below + 13)
         shown = escape(name if len(name) <= 34 else f"...{name[-31:]}")
         color = f"hsl({n * 360 // len(series)} 60% 50%)"
-        parts.append(
-            f'<text class="small" x="{right + 10}" y="{below:.1f}" style="fill: {color}">{shown}</text>'
-        )
+        parts.append(f'<circle cx="{right + 10}" cy="{below - 4:.1f}" r="3" fill="{color}"/>')
+        parts.append(f'<text class="small" x="{right + 17}" y="{below:.1f}">{shown}</text>')
         parts.append(f'<line class="guide" x1="{x:.1f}" y1="{y:.1f}" x2="{right + 8}" y2="{below - 4:.1f}"/>')
     middle = (left + right) / 2
     parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')

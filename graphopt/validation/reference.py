@@ -14,7 +14,7 @@ from graphopt.errors import UserError
 from graphopt.interface import UNCHANGED, InterfaceEdits, edits_of
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, randomness
-from graphopt.runtime.providers import EXACT_MATH, ProviderSettings
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import (
     CPU,
     RuntimeFailure,
@@ -101,7 +101,7 @@ class Options:
     same_dims: bool = True
     default_run: bool = True
     more_shapes: tuple[Mapping[str, Sequence[int]], ...] = ()
-    settings: ProviderSettings = EXACT_MATH
+    settings: ProviderSettings = field(default_factory=current)
 
 
 DEFAULTS = Options()

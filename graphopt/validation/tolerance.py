@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from graphopt.runtime.probe import Probes
-from graphopt.runtime.providers import EXACT_MATH, ProviderSettings
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.structure import Structure
 from graphopt.runtime.values import Array, Value
@@ -60,7 +60,7 @@ def noise_floors(
     runs: FloorRuns = "full",
     provider: str = CPU,
     prepack: bool = True,
-    settings: ProviderSettings = EXACT_MATH,
+    settings: ProviderSettings | None = None,
 ) -> Floors:
     """Measure the noise floors of a model; opens one session at a time.
 
@@ -74,6 +74,7 @@ def noise_floors(
         settings: the provider's options. Where they let it round to TF32, a large spread of the reference is
             no fault of the optimizer.
     """
+    settings = settings or current()
     reference = [_leaves(outputs) for outputs in probes.outputs]
     scales = [{k: scale_of(a) for k, a in r.items() if is_float(a.dtype)} for r in reference]
     coarse = _coarse_dtypes(structure)

@@ -16,9 +16,9 @@ import graphopt
 from graphopt.errors import ModelError, ProviderError, UserError
 from graphopt.gating import speed
 from graphopt.gating.starter import starter
-from graphopt.report.document import to_json
+from graphopt.report.document import FileInfo, to_json
 from graphopt.report.gated import SCHEMA
-from graphopt.runtime.latency import Latency
+from graphopt.report.timed import BenchReport, PairedRatio, Timing
 
 MEASURE = '[measure]\nreference = "reference.onnx"\n'
 DATA = MEASURE + 'data = "data.npz"\nmetric = "metric.py:figures"\n'
@@ -172,8 +172,13 @@ def test_synthesized_inputs(run: Any) -> None:
 # -- what is undecided -----------------------------------------------------------------------------
 
 
-def timed(low: float, ratio: float, high: float) -> Latency:
-    return Latency(ratio, low, high, low, high, 1e-3, 1e-3 * ratio, 100, 1.0, 20, 0.95, "")
+def timed(low: float, ratio: float, high: float) -> BenchReport:
+    timings = tuple(
+        Timing(label, FileInfo(), 100, 10, True, t, t, t, t, t, t, (t,) * 101, sessions=7)
+        for label, t in (("A", 1.0), ("B", ratio))
+    )
+    pair = PairedRatio("A", "B", ratio, low, high, 0.95, 100, 0.01, "no difference", sessions=7)
+    return BenchReport("CPUExecutionProvider", "all", 1, timings=timings, ratios=(pair,))
 
 
 @pytest.mark.parametrize(
@@ -190,20 +195,49 @@ def timed(low: float, ratio: float, high: float) -> Latency:
 def test_intervals(
     run: Any, monkeypatch: pytest.MonkeyPatch, interval: Any, undecided: str, verdict: str
 ) -> None:
-    tried: list[float] = []
+    tried: list[Any] = []
 
-    def measured(*models: Any, seconds: float, **how: Any) -> Latency:
-        tried.append(seconds)
+    def measured(models: Any, *, seconds: float, sessions: int | None, **how: Any) -> BenchReport:
+        tried.append((seconds, sessions))
         return timed(*interval)
 
-    monkeypatch.setattr(speed, "compare_latency", measured)
+    monkeypatch.setattr(speed, "bench", measured)
     report = run(MEASURE + f'[latency]\nmax_ratio = 1.0\nseconds = 3\nundecided = "{undecided}"')
     check = report.checks[0]
     is_open = interval[0] <= 1.0 < interval[2]
     assert check.verdict == verdict
-    assert tried == ([3, 12] if is_open else [3])
+    assert tried == ([(3, None), (12, 14)] if is_open else [(3, None)])
     assert ("undecided" in check.detail) == is_open
     assert "95% interval" in check.detail
+    assert report.bench is not None
+
+
+def test_percentiles(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantiles = tuple(float(i) for i in range(101))
+    timing = Timing("A", FileInfo(), 100, 10, True, 50, 0, 50, 90, 95, 99, quantiles, sessions=7)
+    found = BenchReport("CPUExecutionProvider", "all", 1, timings=(timing,))
+    monkeypatch.setattr(speed, "bench", lambda models, **how: found)
+    for percentile, value in ((50, 50), (99.5, 99.5), (100, 100)):
+        for limit, verdict in ((value, "passed"), (value - 0.1, "failed")):
+            check = run(f"[latency]\nmax_ms = {limit}\npercentile = {percentile}").checks[0]
+            assert (check.measured, check.verdict) == (value, verdict)
+
+
+def test_ratios_of_loading_have_an_interval() -> None:
+    """Of the logarithms of pairs: by Student's distribution for few pairs, checked against its table."""
+    times = np.exp([[0.0, 0.1], [0.0, 0.2], [0.0, 0.3]])
+    found = speed.paired(times, 0.95)
+    half = 4.302653 * 0.1 / np.sqrt(3)  # t(0.975, 2 degrees of freedom)
+    assert np.log([found.low, found.ratio, found.high]) == pytest.approx(
+        [0.2 - half, 0.2, 0.2 + half], rel=1e-5
+    )
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(200):
+        many = speed.paired(np.exp(rng.normal([0, 0.5], 0.01, (30, 2))), 0.95)
+        hits.append(many.low < np.exp(0.5) < many.high)
+        assert many.high / many.low < 1.03
+    assert sum(hits) >= 180  # 95 of 100 are meant to
 
 
 # -- what has to be named, and has to be there -----------------------------------------------------

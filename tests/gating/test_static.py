@@ -291,7 +291,7 @@ def test_nodes_on_another_provider(run: Any, monkeypatch: pytest.MonkeyPatch) ->
     from graphopt.gating import placement
     from graphopt.runtime.assignment import Assignment, PlacedNode
 
-    def assigned(source: Any, *, provider: str) -> Assignment:
+    def assigned(source: Any, *, provider: str, **how: Any) -> Assignment:
         nodes = (
             PlacedNode("m", "MatMul", "CUDAExecutionProvider"),
             PlacedNode("s", "Shape", "CPUExecutionProvider", "preferred on the CPU", "it computes shapes"),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, GraphView
+from graphopt.report.text import clean
 
 _STATES = ("same", "removed", "added", "changed")
 _KINDS = ("node", "input", "output")
@@ -93,14 +94,15 @@ class _Words:
         self.numbers: dict[str, int] = {text: i for i, text in enumerate(first)}
 
     def __call__(self, text: str) -> int:
-        return self.numbers.setdefault(text, len(self.numbers))
+        # Names are shown by a script: nothing in them may drive it, or turn the direction of writing.
+        return self.numbers.setdefault(clean(text), len(self.numbers))
 
 
 def _model(model: DrawnModel) -> dict[str, Any]:
     ops, passes, types, attributes = _Words(), _Words(""), _Words(""), _Words()
     bodies = [_body(body, ops, passes, types, attributes) for body in model.bodies]
     return {
-        "title": model.title,
+        "title": clean(model.title),
         "ops": list(ops.numbers),
         "categories": [category(op) for op in ops.numbers],
         "passes": list(passes.numbers),
@@ -113,14 +115,14 @@ def _model(model: DrawnModel) -> dict[str, Any]:
 def _body(body: DrawnBody, ops: _Words, passes: _Words, types: _Words, attributes: _Words) -> dict[str, Any]:
     nodes, tensors = body.nodes, body.tensors
     return {
-        "label": body.label,
+        "label": clean(body.label),
         "parent": body.parent,
         "holder": body.holder,
         "pair": body.pair,
         "width": body.width,
         "height": body.height,
         "n": {
-            "name": [n.name for n in nodes],
+            "name": [clean(n.name) for n in nodes],
             "op": [ops(n.op) for n in nodes],
             "kind": [_KINDS.index(n.kind) for n in nodes],
             "state": [_STATES.index(n.state) for n in nodes],
@@ -132,13 +134,13 @@ def _body(body: DrawnBody, ops: _Words, passes: _Words, types: _Words, attribute
             "y": [n.y for n in nodes],
             "attr": _sparse(nodes, lambda n: [attributes(text) for text in n.attributes]),
             "cap": _sparse(nodes, lambda n: n.captures),
-            "changes": _sparse(nodes, lambda n: n.changes),
+            "changes": _sparse(nodes, lambda n: [clean(text) for text in n.changes]),
             "bodies": _sparse(nodes, lambda n: n.bodies),
             "routes": _sparse(nodes, lambda n: n.routes),
             "cut": _sparse(nodes, lambda n: n.cut),
         },
         "t": {
-            "name": [t.name for t in tensors],
+            "name": [clean(t.name) for t in tensors],
             "type": [types(t.type) for t in tensors],
             "kind": {str(i): t.kind for i, t in enumerate(tensors) if t.kind != "value"},
             "stats": {str(i): t.stats for i, t in enumerate(tensors) if t.stats},

@@ -123,7 +123,7 @@ def validation_page(report: ValidationReport, *, graph: GraphView | None = None)
         tiles.insert(0, Tile("fault", report.fault))
     there = report.localization
     if there is not None and there.found:
-        tiles.insert(1, Tile("starts at", f"{there.op} {there.node}".strip(), there.made_by))
+        tiles.insert(1, Tile("starts at", _short(f"{there.op} {there.node}".strip()), there.made_by))
     for metric in report.metrics[:2]:
         tiles.append(Tile(metric.name, f"{metric.after:.5g}", f"{metric.after - metric.before:+.4g}"))
     counted = report.before.nodes or report.after.nodes
@@ -288,10 +288,10 @@ def sensitivity_page(
         worst = max(found.units, key=lambda u: _finite(u.spared.sqnr_db), default=None)
         if worst is not None:
             gain = worst.spared.sqnr_db - found.base.sqnr_db
-            tiles.append(Tile("costs most", worst.node, f"{gain:+.1f} dB if spared"))
+            tiles.append(Tile("costs most", _short(worst.node), f"{gain:+.1f} dB if spared"))
     else:
         tiles = [
-            Tile("pass", found.measured),
+            Tile("pass", _short(found.measured)),
             Tile("layers", str(len(found.layers))),
             Tile("whole pass", f"{decibels(found.together.score.sqnr_db)} dB"),
             Tile("saves", size(found.together.packed_bytes), f"of {size(found.bytes)}"),
@@ -334,6 +334,10 @@ def _output_tiles(rows: Sequence[OutputRow]) -> list[Tile]:
 def _passes_that_did(report: RunReport) -> str:
     n = sum(p.rewrites > 0 for p in report.passes)
     return f"by {plural(n, 'pass', 'passes')}"
+
+
+def _short(text: str, most: int = 44) -> str:
+    return text if len(text) <= most else f"...{text[3 - most :]}"
 
 
 def _finite(value: float) -> float:

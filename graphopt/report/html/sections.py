@@ -27,7 +27,7 @@ _MOST_HISTOGRAMS = 48
 
 
 def _svg(panel: plot.Panel, title: str) -> Markup:
-    return Markup(charts.inline(panel, title))
+    return Markup(charts.inline(panel, clean(title)))
 
 
 # -- what changed ----------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def _two_bars(op: str, a: int, b: int, most: int) -> Markup:
         '<svg class="bar" viewBox="0 0 160 14" aria-hidden="true"><title>{}: {} before, {} after</title>'
         '<rect class="before" x="0" y="0" width="{}" height="6"/>'
         '<rect class="after" x="0" y="7" width="{}" height="6"/></svg>'
-    ).format(op, a, b, round(160 * a / most, 1), round(160 * b / most, 1))
+    ).format(clean(op), a, b, round(160 * a / most, 1), round(160 * b / most, 1))
 
 
 def _bar(share: float) -> Markup:
@@ -248,9 +248,9 @@ def localization(report: ValidationReport) -> Section | None:
 
 def bench(report: BenchReport) -> Section:
     """Distributions, ratios, and time by operator."""
-    rows = [charts.Interval(r.b, r.ratio, r.low, r.high, r.verdict) for r in report.ratios]
+    rows = [charts.Interval(clean(r.b), r.ratio, r.low, r.high, r.verdict) for r in report.ratios]
     first = report.ratios[0].a if report.ratios else ""
-    series = [(t.label, t.quantiles_ms) for t in report.timings[:4]]
+    series = [(clean(t.label), t.quantiles_ms) for t in report.timings[:4]]
     data = {
         "report": report,
         "ratios": _svg(charts.ratios(f"Time over that of {first}", rows), "Latency ratios"),
