@@ -18,12 +18,12 @@ from graphopt.ir import Node, Tensor
 from graphopt.report.validated import LayerRow, Localization
 from graphopt.runtime.values import Value
 from graphopt.validation.gaps import Gap
-from graphopt.validation.isolation import first_not_finite, isolated
+from graphopt.validation.isolation import first_not_finite, isolated, region
 from graphopt.validation.layers import Comparison
 from graphopt.validation.matching import Matching, Pair
 from graphopt.validation.neighbourhood import neighbourhood
 from graphopt.validation.oracles import JUDGE, Runtime
-from graphopt.validation.rematching import rematch
+from graphopt.validation.rematching import rematch, resemble
 from graphopt.validation.sketches import match_by_value
 from graphopt.validation.watching import SLICE_BYTES
 
@@ -88,6 +88,8 @@ class Search:
                 return self._nothing()
             suspect, agreed = self._climb(suspect)
             if not self._is_port(suspect) and rematch(self.comparison, suspect):
+                continue
+            if self.runtime is JUDGE and resemble(self.comparison, suspect, agreed):
                 continue
             return self._blamed(suspect, agreed)
         return self._result(False, "the tensors of the two models cannot be told apart")
@@ -261,6 +263,7 @@ class Search:
             names = [repr(self._name(p)) for p in agreed]
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             words += f" from what agrees: {shown}" if names else ""
+            words += self._also(pair, node, agreed)
             if self.runtime.optimize != "none":
                 words += ". onnxruntime may have fused that node with others before it"
         return self._result(
@@ -274,6 +277,18 @@ class Search:
             pair=pair,
             guilty=node,
         )
+
+    def _also(self, pair: Pair, node: Node, agreed: list[Pair]) -> str:
+        """Nodes without counterpart that lead to the pair: any of them may be at fault instead."""
+        cand = self.matching.candidate
+        between = region(cand, pair.candidate, {p.candidate for p in agreed}) or []
+        # What has no input but constants computes no values, only weights.
+        others = [n for n in between if n is not node and cand.dynamic(n)]
+        if not others or node is not cand.places[pair.candidate].node:
+            return ""
+        names = [f"{op_text(n)} {n.name or cand.name(n.outputs[0])!r}" for n in others]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return f". What lies between has no counterpart, and may be at fault instead: {shown}"
 
     def _nothing(self) -> Localization:
         pairs = [p for p in self._pairs() if self.comparison.known(p) is not None]
