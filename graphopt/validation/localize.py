@@ -176,8 +176,24 @@ class Search:
         a, b = cand.places[pair.candidate], cand.places[suspect.candidate]
         if not b.body or a.body != b.body or theirs is None:
             return True
-        # What a body hands to its next iteration was there one iteration earlier.
-        return mine.first < theirs.first if b.entry else mine.first <= theirs.first
+        if b.entry:
+            # What a body hands to its next iteration was there one iteration earlier. Where iterations cannot
+            # be told apart (their shapes differ), all counts as the first one.
+            return mine.first < theirs.first or theirs.first == 0
+        return mine.first <= theirs.first and not (a.entry and mine.first == 0 and self._came_in_right(pair))
+
+    def _came_in_right(self, pair: Pair) -> bool:
+        """What the first iteration of a loop is fed agrees, at an input of its body."""
+        cand = self.matching.candidate
+        body = cand.places[pair.candidate].body
+        outside = [
+            p
+            for t in cand.sources(pair.candidate)
+            if (p := self.matching.of_candidate(t)) is not None
+            and t in cand.places
+            and cand.places[t].body != body
+        ]
+        return all(g is None or g.ok for g in self.comparison.gaps(outside).values())
 
     def _is_port(self, pair: Pair) -> bool:
         """The two are outputs of one name, which are compared whatever they hold."""
