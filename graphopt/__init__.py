@@ -30,6 +30,8 @@ _HOME = {
     "distill": "graphopt.distilling",
     "explore": "graphopt.exploring",
     "extract": "graphopt.extracting",
+    "gate": "graphopt.gating.running",
+    "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
     "run": "graphopt.api",
@@ -52,6 +54,8 @@ __all__ = [
     "distill",
     "explore",
     "extract",
+    "gate",
+    "html",
     "load",
     "merge",
     "run",
@@ -68,8 +72,10 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError, PassError, UserError
     from graphopt.exploring import explore
     from graphopt.extracting import extract
+    from graphopt.gating.running import gate
     from graphopt.merging import merge
     from graphopt.model import Model
+    from graphopt.pages import html
     from graphopt.report.document import RunReport
     from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey

@@ -121,7 +121,7 @@ def bench(
         peaks: list[int | None] = [None] * len(loaded)
         if memory:
             tell("memory", "each model in a process of its own")
-            peaks = [_peak(m, c, plan) for m, c in zip(loaded, contestants, strict=True)]
+            peaks = [_peak(m, c.feeds, plan) for m, c in zip(loaded, contestants, strict=True)]
         timings = [_timing(i, model, found, profiles[i], peaks[i]) for i, model in enumerate(loaded)]
     except ContestantFailure as e:
         raise UserError(
@@ -215,21 +215,21 @@ def _describe(given: ProbeSet) -> str:
     return f"{given.source}: {shapes}"
 
 
-def _peak(model: Model, contestant: Contestant, plan: Plan) -> int | None:
-    """Bytes of memory that the model's file takes at most; None where that cannot be told."""
+def _peak(model: Model, feeds: Sequence[Feeds], plan: Plan) -> int | None:
+    """Memory at the peak; None for a model that is in no file, or where the system does not tell."""
     if model.path is None:
         return None
     try:
-        found = footprint(
+        return footprint(
             model.path,
-            contestant.feeds,
+            feeds,
             provider=plan.provider,
             threads=plan.threads,
+            optimize=plan.optimize,
             settings=plan.settings,
-        )
+        ).peak
     except (NotMeasurable, RuntimeFailure):
         return None
-    return found.peak
 
 
 def _timing(index: int, model: Model, found: Measurement, by_op: Profile | None, peak: int | None) -> Timing:

@@ -39,6 +39,10 @@ class ModelError(UserError):
     """The model file is missing, malformed, or refers to data that it must not."""
 
 
+class ExternalDataError(ModelError):
+    """A model's external data is not there, not what the model says, or nothing that it may refer to."""
+
+
 class ProviderError(UserError):
     """An execution provider (or onnxruntime itself) that was asked for is not there."""
 

@@ -63,6 +63,14 @@ def test_contents(wheel: Path) -> None:
     }
     assert {name for name in names if name.endswith(".py")} == sources
     assert {"graphopt/py.typed", "graphopt_passes/py.typed"} <= names
+    pages = ROOT / "graphopt" / "report" / "html"
+    parts = {
+        f"graphopt/report/html/{file.relative_to(pages).as_posix()}"
+        for folder in ("templates", "assets")
+        for file in (pages / folder).iterdir()
+    }
+    assert len(parts) > 20
+    assert parts <= names
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {
         "graphopt",
         "graphopt_passes",
@@ -87,10 +95,11 @@ def test_the_installed_wheel_does_the_main_job(wheel: Path, tmp_path: Path) -> N
     version = run(scripts / "graphopt", "--version", cwd=work).stdout
     assert run(scripts / "python", "-m", "graphopt", "--version", cwd=work).stdout == version
     assert "fold-conv-bn" in run(scripts / "graphopt", "passes", "--names", cwd=work).stdout
-    done = run(scripts / "graphopt", "run", "model.onnx", "--passes", cwd=work)
+    done = run(scripts / "graphopt", "run", "model.onnx", "--passes", "--html", "report.html", cwd=work)
     assert done.stdout.startswith("PROVEN")
     assert "model.opt.onnx" in done.stdout
-    assert sorted(file.name for file in work.iterdir()) == ["model.onnx", "model.opt.onnx"]
+    assert sorted(file.name for file in work.iterdir()) == ["model.onnx", "model.opt.onnx", "report.html"]
+    assert "</html>" in (work / "report.html").read_text(encoding="utf-8")
     run(scripts / "graphopt", "validate", "model.onnx", "model.opt.onnx", cwd=work)
 
 

@@ -22,7 +22,7 @@ _BLOCK: Final = 1 << 18
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Of one output: signal^2, error^2, dot product and result^2; NaN where they cannot be compared."""
 
     signal: float = 0.0
@@ -31,6 +31,7 @@ class _Sums:
     result: float = 0.0
 
     def add(self, expected: Array, actual: Array) -> None:
+        """Take in the values of one batch."""
         if expected.shape != actual.shape:
             self.error = math.nan
             return
@@ -51,6 +52,7 @@ class _Sums:
 
     @property
     def sqnr_db(self) -> float:
+        """Signal-to-noise ratio; infinite for equal values, -infinite where they cannot be compared."""
         if not self.error:
             return math.inf
         if not math.isfinite(self.error) or not self.signal:
@@ -59,6 +61,7 @@ class _Sums:
 
     @property
     def cosine(self) -> float:
+        """Cosine similarity; 0 where they cannot be compared."""
         if not math.isfinite(self.error):
             return 0.0
         if not self.error:
@@ -75,8 +78,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._floats: dict[str, _Sums] = {}
-        self._others: dict[str, _Sums] = {}
+        self._floats: dict[str, Sums] = {}
+        self._others: dict[str, Sums] = {}
 
     def update(self, expected: Outputs, actual: Outputs) -> None:
         """Take in one batch of the teacher's and the student's outputs."""
@@ -88,14 +91,14 @@ class Agreement:
     def _add(self, name: str, expected: Array | None, actual: Array | None) -> None:
         if expected is None or actual is None:
             if expected is not actual:
-                self._floats.setdefault(name, _Sums()).error = math.nan
+                self._floats.setdefault(name, Sums()).error = math.nan
         elif is_float(expected.dtype) and expected.dtype.kind != "c":
-            self._floats.setdefault(name, _Sums()).add(expected, actual)
+            self._floats.setdefault(name, Sums()).add(expected, actual)
         elif expected.shape != actual.shape:
-            self._others.setdefault(name, _Sums()).error = math.nan
+            self._others.setdefault(name, Sums()).error = math.nan
         else:
             same = np.asarray(expected == actual)
-            self._others.setdefault(name, _Sums()).add(np.ones(same.shape), same)
+            self._others.setdefault(name, Sums()).add(np.ones(same.shape), same)
 
     def score(self) -> Score:
         """The worst output's figures."""

@@ -230,6 +230,25 @@ def add_output_style(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help="leave nothing out")
 
 
+def add_html(parser: argparse._ActionsContainer) -> None:
+    """`--html`."""
+    parser.add_argument(
+        "--html", metavar="FILE", help="write the report as a page too: one file that needs no network"
+    ).complete = FILE  # type: ignore[attr-defined]
+
+
+def check_html(args: argparse.Namespace) -> None:
+    """See before any work is done that the page of `--html` can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if args.html:
+        from graphopt.pages import check_path
+
+        check_path(args.html)
+
+
 #: How shells complete values (read by shtab; the functions are in cli/completion.py).
 FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 FOLDER = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d"}
@@ -237,6 +256,7 @@ PASS = {"bash": "_graphopt_pass", "zsh": "_graphopt_pass"}
 PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
 TARGETS = {"bash": "_graphopt_targets", "zsh": "_graphopt_targets"}
 VERIFY = {"bash": "_graphopt_verify", "zsh": "_graphopt_verify"}
+PRESETS = {"bash": "_graphopt_presets", "zsh": "_graphopt_presets"}
 PROVIDERS = {"bash": "_graphopt_providers", "zsh": "_graphopt_providers"}
 
 

@@ -7,6 +7,7 @@ be edited by hand.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     merge.complete = arguments.FILE  # type: ignore[attr-defined]
     style = parser.add_argument_group("what is printed")
+    arguments.add_html(style)
     style.add_argument("-q", "--quiet", action="store_true", help="errors only")
     style.add_argument("-v", "--verbose", action="store_true", help="all tensors, all methods")
 
@@ -89,11 +91,13 @@ def execute(args: argparse.Namespace) -> int:
             "say what to do: measure a MODEL, --show a file, or --merge files",
             fix="as in: graphopt calibrate model.onnx --data calib.npz -o ranges.json",
         )
+    arguments.check_html(args)
     from graphopt.calibration.ranges import RangeBook
     from graphopt.cli.terminal import reader_may_leave
 
     if args.show:
         book = RangeBook.load(args.show)
+        _page(book, args)
         with reader_may_leave():
             _show(book, verbose=args.verbose)
         return 0
@@ -108,10 +112,18 @@ def execute(args: argparse.Namespace) -> int:
         output = Path(args.output or Path(args.model).with_suffix(".ranges.json"))
         book = _measure(args)
     book.save(output)
+    _page(replace(book, path=str(output)), args)
     if not args.quiet:
         with reader_may_leave():
             _say(book, output, verbose=args.verbose)
     return 0
+
+
+def _page(book: RangeBook, args: argparse.Namespace) -> None:
+    if args.html:
+        from graphopt import pages
+
+        pages.write(args.html, pages.calibration_html(book))
 
 
 def _measure(args: argparse.Namespace) -> RangeBook:

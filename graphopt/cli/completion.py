@@ -59,10 +59,16 @@ def execute(args: argparse.Namespace) -> int:
 
 def _preamble(shell: str) -> str:
     """The functions that offer values, by the names that cli/arguments.py gives them."""
+    from graphopt.cli.gate import PRESETS
     from graphopt.cli.run import VERIFY
     from graphopt.pipeline.targets import TARGETS
 
-    words = {"targets": TARGETS, "verify": VERIFY, "providers": ("cpu", "cuda", "tensorrt")}
+    words = {
+        "targets": TARGETS,
+        "verify": VERIFY,
+        "providers": ("cpu", "cuda", "tensorrt"),
+        "presets": PRESETS,
+    }
     text = _PREAMBLE.get(shell, "")
     if text:
         text += "".join(

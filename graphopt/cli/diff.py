@@ -29,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser, "B", "the model after")
     arguments.add_trust(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
+    arguments.add_html(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing, exit 0 or 1")
     parser.add_argument("-v", "--verbose", action="store_true", help="every node and initializer")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
+    arguments.check_html(args)
     from graphopt.cli.terminal import reader_may_leave
     from graphopt.graph.diff import SCHEMA, diff_models
     from graphopt.model import Model
@@ -42,6 +44,10 @@ def execute(args: argparse.Namespace) -> int:
 
     a, b = (Model.load(path, trust_external_paths=args.trust_external_paths) for path in (args.a, args.b))
     found = diff_models(a, b)
+    if args.html:
+        from graphopt import pages
+
+        pages.write(args.html, pages.diff_html(found, a, b))
     with reader_may_leave():
         if args.json:
             sys.stdout.write(to_json(found, SCHEMA) + "\n")

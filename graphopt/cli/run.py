@@ -17,8 +17,10 @@ from graphopt.cli import arguments
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
+    from graphopt.api import Result, Tell
     from graphopt.pipeline.spec import Spec
     from graphopt.report.document import RunReport
+    from graphopt.report.drawn import GraphView
 
 VERB = "run"
 #: The exit code with which nothing is written: the result is wrong, or --strict and it is not proven.
@@ -108,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ranges.complete = arguments.FILE  # type: ignore[attr-defined]
     arguments.add_output_style(parser)
+    arguments.add_html(parser)
     parser.add_argument(
         "--explain", action="store_true", help="list the rewrites that nearly happened, and why not"
     )
@@ -118,6 +121,7 @@ def execute(args: argparse.Namespace) -> int:
     steps, settings = _config(args)
     source = Path(args.model)
     output = _output_path(args, source)
+    arguments.check_html(args)
     options = _run_options(args, settings)
     chosen = args.passes if args.passes is not None else steps
     if args.recipe is not None and chosen is not None:
@@ -138,13 +142,28 @@ def execute(args: argparse.Namespace) -> int:
             **options,
         )
         code = result.report.exit_code(strict=bool(settings.get("strict")))
+        # Before anything is written: the output may take the input's place.
+        graph = _graph(args, result, tell) if args.html else None
         anyway = args.write_anyway and result.report.verdict == "over budget"
         if code != UNPROVEN or anyway:
             tell("save", str(output))
             result.save(output, external_data=args.external_data, over_budget=anyway)
+    if args.html:
+        from graphopt import pages
+
+        pages.write(args.html, pages.html(result.report, graph=graph))
     with reader_may_leave():
         _print(result.report, args)
     return code
+
+
+def _graph(args: argparse.Namespace, result: Result, tell: Tell) -> GraphView:
+    """Both models, drawn."""
+    from graphopt import api
+    from graphopt.viewing import view
+
+    tell("draw", args.model)
+    return view(result.model, api.load(Path(args.model), trust_external_paths=args.trust_external_paths))
 
 
 def _config(args: argparse.Namespace) -> tuple[tuple[Spec, ...] | None, dict[str, Any]]:

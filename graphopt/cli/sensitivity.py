@@ -48,12 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser, "typical", "; needed")
     arguments.add_trust(parser)
     arguments.add_output_style(parser)
+    arguments.add_html(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     if args.plot and Path(args.plot).suffix.lower() != ".svg":
         raise UserError("the chart is an SVG file", where=args.plot, fix="call it something.svg")
+    arguments.check_html(args)
     from graphopt import exploring, surveying
     from graphopt.cli.terminal import console, progress, reader_may_leave
     from graphopt.report import exploration, survey
@@ -79,6 +81,10 @@ def execute(args: argparse.Namespace) -> int:
             Path(args.plot).write_text(chart, encoding="utf-8")
         except OSError as e:
             raise UserError(f"the chart cannot be written: {e.strerror}", where=args.plot) from e
+    if args.html:
+        from graphopt import pages
+
+        pages.write(args.html, pages.sensitivity_html(found, title))
     with reader_may_leave():
         if args.json:
             schema = SCHEMA if isinstance(found, Exploration) else LAYERS_SCHEMA

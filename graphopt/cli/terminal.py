@@ -75,6 +75,10 @@ _STAGES = {
     "profile": "measuring time by operator",
     "memory": "measuring memory",
     "validate": "comparing",
+    "assignment": "asking who runs the nodes",
+    "kernels": "looking for integer kernels",
+    "session": "opening sessions",
+    "against": "comparing with the older version",
     "match": "matching tensors",
     "compare": "comparing intermediate tensors",
     "localize": "looking for the first tensor that differs",
@@ -82,6 +86,7 @@ _STAGES = {
     "check": "running the check",
     "reduce": "making the model smaller",
     "reproduce": "writing a reproducer",
+    "draw": "drawing the models",
     "save": "writing the result",
 }
 

@@ -90,7 +90,7 @@ class ModelDiff:
 
 def diff_models(a: Model, b: Model) -> ModelDiff:
     """What changed from `a` to `b`. Initializers of one name are compared by value, one at a time."""
-    bodies_a, bodies_b = _labelled(a), _labelled(b)
+    bodies_a, bodies_b = labelled_bodies(a), labelled_bodies(b)
     values: list[ValueChange] = []
     nodes: list[NodeChange] = []
     properties = list(_properties(a, b))
@@ -110,7 +110,7 @@ def diff_models(a: Model, b: Model) -> ModelDiff:
     return ModelDiff(tuple(_interface(a.graph, b.graph)), tuple(properties), tuple(values), tuple(nodes), ops)
 
 
-def _labelled(model: Model) -> dict[str, Body]:
+def labelled_bodies(model: Model) -> dict[str, Body]:
     """Every body by a label that survives rewriting: by its place, not by its position."""
     found: dict[str, Body] = {"main": model.graph}
     stack: list[tuple[str, Body]] = [("main", model.graph)]
@@ -205,17 +205,28 @@ def _value_change(old: Constant, new: Constant) -> tuple[str, str] | None:
 
 
 def _nodes(label: str, a: Body | None, b: Body | None) -> Iterator[NodeChange]:
+    for node, new, changes in pair_nodes(a, b):
+        if node is not None and new is None:
+            yield NodeChange("removed", label, op_text(node), node.name, node_text(node))
+        elif node is not None and new is not None and changes:
+            yield NodeChange("changed", label, op_text(new), new.name, node_text(new), changes, made_by(new))
+        elif node is None and new is not None:
+            yield NodeChange("added", label, op_text(new), new.name, node_text(new), (), made_by(new))
+
+
+def pair_nodes(a: Body | None, b: Body | None) -> Iterator[tuple[Node | None, Node | None, tuple[str, ...]]]:
+    """The nodes of two bodies side by side, and what differs between the two of a pair.
+
+    First those of `a` in their order, then those that only `b` has.
+    """
     before = {_key(node): node for node in ([] if a is None else a.nodes)}
     after = {_key(node): node for node in ([] if b is None else b.nodes)}
     for key, node in before.items():
-        if key not in after:
-            yield NodeChange("removed", label, op_text(node), node.name, node_text(node))
-        elif changes := tuple(_node_changes(node, after[key])):
-            new = after[key]
-            yield NodeChange("changed", label, op_text(new), new.name, node_text(new), changes, made_by(new))
+        new = after.get(key)
+        yield node, new, () if new is None else tuple(_node_changes(node, new))
     for key, node in after.items():
         if key not in before:
-            yield NodeChange("added", label, op_text(node), node.name, node_text(node), (), made_by(node))
+            yield None, node, ()
 
 
 def made_by(node: Node) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 import onnx
 
-from graphopt.errors import ModelError
+from graphopt.errors import ExternalDataError
 from graphopt.io.dtypes import stored_nbytes
 from graphopt.io.sources import FileSource, Region, Sources
 
@@ -54,7 +54,7 @@ class ExternalFiles:
         """Where the data of an external tensor is.
 
         Raises:
-            ModelError: the reference breaks one of the rules; the message names tensor and file.
+            ExternalDataError: the reference breaks one of the rules; the message names tensor and file.
         """
         entries = self._entries(tensor)
         source = self._source(tensor, entries["location"])
@@ -82,14 +82,14 @@ class ExternalFiles:
         """Tensors may share one region exactly; two that overlap in part are refused.
 
         Raises:
-            ModelError: two tensors' data overlap in part.
+            ExternalDataError: two tensors' data overlap in part.
         """
         for source, spans in self._taken.items():
             spans.sort()
             reach, holder = spans[0], spans[0]
             for span in spans[1:]:
                 if span[0] < reach[1] and span[:2] != holder[:2]:
-                    raise ModelError(
+                    raise ExternalDataError(
                         f"the external data of tensors {holder[2]!r} and {span[2]!r} overlap in part "
                         f"in {source.path}",
                         where=str(self._model),
@@ -201,5 +201,5 @@ def _byte_size(tensor: onnx.TensorProto) -> int:
     return size
 
 
-def _error(tensor: onnx.TensorProto, what: str, fix: str | None = None) -> ModelError:
-    return ModelError(f"tensor {tensor.name!r} {what}", fix=fix)
+def _error(tensor: onnx.TensorProto, what: str, fix: str | None = None) -> ExternalDataError:
+    return ExternalDataError(f"tensor {tensor.name!r} {what}", fix=fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -102,7 +103,7 @@ def _load(source: Source, sources: Sources, path: Path | None, trust: bool) -> L
         external.check_overlaps()
     except ModelError as error:
         if error.where is None and path is not None:
-            raise ModelError(error.what, where=str(path), fix=error.fix) from error
+            raise type(error)(error.what, where=str(path), fix=error.fix) from error
         raise
     return Loaded(graph, proto, sources, external.used)
 
@@ -150,24 +151,37 @@ def _not_a_model(source: Source, path: Path | None, error: wire.WireError | None
 
 def data_locations(path: Path) -> set[str]:
     """Locations of the external data that a file refers to; none when it is no readable model."""
+    return {entries["location"] for entries in _external_entries(path) if "location" in entries}
+
+
+def data_checksums(path: Path) -> dict[str, set[str]]:
+    """The SHA-1 digests that a file states of its external data, by location; usually there are none."""
+    found: dict[str, set[str]] = {}
+    for entries in _external_entries(path):
+        if "location" in entries and "checksum" in entries:
+            found.setdefault(entries["location"], set()).add(entries["checksum"].lower())
+    return found
+
+
+def _external_entries(path: Path) -> Iterator[dict[str, str]]:
+    """What each tensor with external data says of it."""
     try:
         sources = Sources()
         data, _ = lift(sources.file(path), Tickets())
         proto = onnx.ModelProto()
         serialized = data if isinstance(data, bytes) else bytes(data)
         if b"location" not in serialized:
-            return set()
+            return
         proto.ParseFromString(serialized)
     except (ModelError, DecodeError):
-        return set()
-    found: set[str] = set()
+        return
     stack: list[Any] = [proto]
     while stack:
         message = stack.pop()
         if isinstance(message, onnx.TensorProto):
-            found.update(e.value for e in message.external_data if e.key == "location")
+            if message.external_data:
+                yield {entry.key: entry.value for entry in message.external_data}
             continue
         for field, value in message.ListFields():
             if field.message_type is not None:
                 stack.extend(value if field.is_repeated else (value,))
-    return found

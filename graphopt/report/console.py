@@ -48,7 +48,7 @@ def render(report: RunReport, console: Console, *, explain: bool = False, verbos
     from graphopt.report.accuracy import accuracy
     from graphopt.report.stages import stages
 
-    verdict(report.verdict, report.verdict_reason or _default_reason(report), console)
+    verdict(report.verdict, report.verdict_reason or default_reason(report), console)
     for culprit in report.culprits:
         culprit_lines(culprit, console)
     _sizes(report, console)
@@ -110,7 +110,8 @@ def verdict(word: str, reason: str, console: Console) -> None:
     line(console, word.upper(), clean(reason), _STYLES[word])
 
 
-def _default_reason(report: RunReport) -> str:
+def default_reason(report: RunReport) -> str:
+    """The verdict in a sentence, for reports that give none."""
     return {
         "proven": _proven(report),
         "unproven": "no runtime here can tell whether the result is right",

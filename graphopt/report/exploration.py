@@ -90,7 +90,12 @@ def pareto(points: tuple[Tradeoff, ...]) -> list[Tradeoff]:
 
 
 def svg(found: Exploration, title: str) -> str:
-    """The same as a chart: sensitivity per node, accuracy against latency, accuracy against size."""
+    """The same as a chart of its own."""
+    return plot.document(panels(found), title)
+
+
+def panels(found: Exploration) -> list[plot.Panel]:
+    """Charts: sensitivity per node, accuracy against latency, accuracy against size."""
     panels = []
     if found.units:
         rows = [(clean(u.node), _gain_db(found, u.spared)) for u in found.units[:40]]
@@ -103,7 +108,7 @@ def svg(found: Exploration, title: str) -> str:
     ):  # fmt: skip
         if chosen:
             panels.append(_chart(heading, chosen, across, x_label, guide))
-    return plot.document(panels, title)
+    return panels
 
 
 def _sizes(points: Sequence[Tradeoff]) -> tuple[list[float], str]:

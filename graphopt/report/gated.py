@@ -50,6 +50,28 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Older:
+    """What changed since an older version of the model.
+
+    Attributes:
+        file: the older version.
+        stats: what it consists of.
+        interface: changes of inputs and outputs, one phrase each.
+        properties: changes of opsets, IR version, producer, metadata, functions, one phrase each.
+        nodes, initializers: how many were "removed", "added", "changed".
+        ops: operator -> how many before and after, where that differs.
+    """
+
+    file: FileInfo
+    stats: ModelStats
+    interface: tuple[str, ...] = ()
+    properties: tuple[str, ...] = ()
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    initializers: Mapping[str, int] = field(default_factory=dict)
+    ops: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GateReport:
     """Everything that `graphopt gate` has to say.
 
@@ -63,6 +85,7 @@ class GateReport:
         validation: how its outputs compare with the reference's.
         bench: how its latency does.
         changes: what changed since the version given with `--against`, in words.
+        against: the same as figures; None: there is no older version.
         before, after: statistics of the reference and of the model.
         warnings: what else people should know.
         seconds: wall time by stage.
@@ -78,6 +101,7 @@ class GateReport:
     validation: ValidationReport | None = None
     bench: BenchReport | None = None
     changes: tuple[str, ...] = ()
+    against: Older | None = None
     before: ModelStats | None = None
     after: ModelStats | None = None
     warnings: tuple[str, ...] = ()

@@ -167,20 +167,23 @@ def scatter(
     if joined and len(front) > 1:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*p) for p in front))
         parts.append(f'<polyline class="line" points="{path}"/>')
-    taken: list[tuple[float, float, float]] = []
+    # Points, and the labels that are there already: left, baseline, width.
+    taken = [(a - 5, b + 4, 10.0) for a, b in (at(p[0], p[1]) for p in points)]
     for px, py, name, marked in points:
         a, b = at(px, py)
         parts.append(_point(a, b, "a" if marked else "b", f"{name}: {_number(px)}, {_number(py)}", py))
-        # Beside the point, away from the nearer edge, and below the labels that are there already.
-        end, room = (a > (left + right) / 2, 6.2 * len(name))
-        start, line = (a - 9 - room, b - 6) if end else (a + 9, b + 13)
-        while any(abs(line - y) < 12 and start < x + w and x < start + room for x, y, w in taken):
-            line += 12
-        taken.append((start, line, room))
-        parts.append(
-            f'<text class="small" text-anchor="{"end" if end else "start"}" '
-            f'x="{a - 9 if end else a + 9:.1f}" y="{line:.1f}">{escape(name)}</text>'
-        )
+        # Beside the point, away from the nearer edge; where there is no room, the pointer must do.
+        end, room = a > (left + right) / 2, 6.2 * len(name)
+        start = a - 9 - room if end else a + 9
+        for line in (b + 4, b - 9, b + 17, b - 22, b + 30):
+            free = not any(abs(line - y) < 11 and start < x + w and x < start + room for x, y, w in taken)
+            if name and free and top + 10 <= line <= bottom - 3 and left <= start <= right - room:
+                taken.append((start, line, room))
+                parts.append(
+                    f'<text class="small" text-anchor="{"end" if end else "start"}" '
+                    f'x="{a - 9 if end else a + 9:.1f}" y="{line:.1f}">{escape(name)}</text>'
+                )
+                break
     middle = (left + right) / 2
     parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')
     return Panel("".join(parts), width, height)
@@ -247,9 +250,8 @@ def curves(
         below = max(y + 4, below + 13)
         shown = escape(name if len(name) <= 34 else f"...{name[-31:]}")
         color = f"hsl({n * 360 // len(series)} 60% 50%)"
-        parts.append(
-            f'<text class="small" x="{right + 10}" y="{below:.1f}" style="fill: {color}">{shown}</text>'
-        )
+        parts.append(f'<circle cx="{right + 10}" cy="{below - 4:.1f}" r="3" fill="{color}"/>')
+        parts.append(f'<text class="small" x="{right + 17}" y="{below:.1f}">{shown}</text>')
         parts.append(f'<line class="guide" x1="{x:.1f}" y1="{y:.1f}" x2="{right + 8}" y2="{below - 4:.1f}"/>')
     middle = (left + right) / 2
     parts.append(f'<text text-anchor="middle" x="{middle:.0f}" y="{height - 8}">{escape(x_label)}</text>')

@@ -78,7 +78,18 @@ def _sweep(found: Survey, console: Console, *, verbose: bool) -> None:
 
 
 def svg(found: Survey, title: str) -> str:
-    """The same as a chart: noise of each layer, cost per byte saved, and curves."""
+    """The same as a chart of its own."""
+    return plot.document(panels(found), title)
+
+
+def swept(found: Survey) -> list[tuple[str, list[float]]]:
+    """Each layer, and the whole pass, with its SQNR by the values of the option."""
+    rows = (*found.layers, found.together)
+    return [(_label(e), [_at(s.layers, s.together, e) for s in found.sweep]) for e in rows]
+
+
+def panels(found: Survey) -> list[plot.Panel]:
+    """Charts: noise of each layer, cost per byte saved, and curves."""
     shown = found.layers[:_MAX_BARS]
     panels = [
         plot.bars(
@@ -114,7 +125,7 @@ def svg(found: Survey, title: str) -> str:
                 "The layers that cost most, and the whole pass", values, series, found.option, "SQNR, dB"
             )
         )
-    return plot.document(panels, title)
+    return panels
 
 
 def _at(layers: Sequence[Effect], together: Effect, like: Effect) -> float:

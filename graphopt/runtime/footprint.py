@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from graphopt.errors import GraphOptError
 from graphopt.runtime.providers import AS_DEPLOYED, CPU, ProviderSettings
-from graphopt.runtime.session import RuntimeFailure, Session, create, onnxruntime, session_options
+from graphopt.runtime.session import Optimize, RuntimeFailure, Session, create, onnxruntime, session_options
 from graphopt.runtime.values import Value
 
 _STATUS: Final = Path("/proc/self/status")
@@ -48,6 +48,7 @@ def footprint(
     *,
     provider: str = CPU,
     threads: int = 1,
+    optimize: Optimize = "all",
     settings: ProviderSettings = AS_DEPLOYED,
     timeout: float = 600,
 ) -> Footprint:
@@ -58,6 +59,7 @@ def footprint(
         feeds: inputs, run in turn.
         provider: execution provider, by onnxruntime's name.
         threads: threads within an operator.
+        optimize: onnxruntime's graph optimization level.
         settings: the provider's options.
         timeout: seconds, after which the process is ended.
 
@@ -72,6 +74,7 @@ def footprint(
         "feeds": [dict(given) for given in feeds],
         "provider": provider,
         "threads": threads,
+        "optimize": optimize,
         "settings": settings,
     }
     code = "from graphopt.runtime.footprint import _child; _child()"
@@ -110,15 +113,20 @@ def _child() -> None:
 
 
 def _measure(
-    path: str, feeds: Sequence[Mapping[str, Value]], provider: str, threads: int, settings: ProviderSettings
+    path: str,
+    feeds: Sequence[Mapping[str, Value]],
+    provider: str,
+    threads: int,
+    optimize: Optimize,
+    settings: ProviderSettings,
 ) -> tuple[int, int]:
     ort = onnxruntime()
-    options = session_options(optimize="all", threads=threads)
+    options = session_options(optimize=optimize, threads=threads)
     _RESET.write_text("5")  # from now on the peak starts at what is held
     before = _memory("VmRSS")
     raw = create(ort, path, options, provider, settings)
     loaded = _memory("VmRSS")
-    with Session(raw, provider, "all") as session:
+    with Session(raw, provider, optimize) as session:
         for given in feeds:
             session.run(given)
         return loaded - before, _memory("VmHWM") - before

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from graphopt.runtime.probe import Probes
-from graphopt.runtime.providers import current
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.structure import Structure
 from graphopt.runtime.values import Array, Value
@@ -60,6 +60,7 @@ def noise_floors(
     runs: FloorRuns = "full",
     provider: str = CPU,
     prepack: bool = True,
+    settings: ProviderSettings | None = None,
 ) -> Floors:
     """Measure the noise floors of a model; opens one session at a time.
 
@@ -70,7 +71,10 @@ def noise_floors(
         runs: "full" is three more sessions, "lean" one that differs in optimizations and threads at once.
         provider: where the spread is measured. On another than the CPU, only with optimizations enabled.
         prepack: let kernels repack weights, which copies them.
+        settings: the provider's options. Where they let it round to TF32, a large spread of the reference is
+            no fault of the optimizer.
     """
+    settings = settings or current()
     reference = [_leaves(outputs) for outputs in probes.outputs]
     scales = [{k: scale_of(a) for k, a in r.items() if is_float(a.dtype)} for r in reference]
     coarse = _coarse_dtypes(structure)
@@ -89,6 +93,7 @@ def noise_floors(
                 provider=provider,
                 prepack=prepack,
                 arena=False,
+                settings=settings,
             ) as session:
                 results = [session.run(s.feeds) for s in probes.sets]
         except RuntimeFailure as e:
@@ -116,7 +121,7 @@ def noise_floors(
                     own.setdefault(path, "NaN or infinity appear at other places")
                     continue
                 share = _spread(array, other, scale[path])
-                unit = max(_eps(path, array.dtype, coarse), current().eps(provider) or 0.0)
+                unit = max(_eps(path, array.dtype, coarse), settings.eps(provider) or 0.0)
                 limit = max(gross, _GROSS_EPS * unit)
                 if moved and share > limit:
                     own.setdefault(path, f"it moves by {share:.3g} of its RMS")
