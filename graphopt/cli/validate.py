@@ -87,7 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_trust(parser)
     arguments.add_inputs(parser)
-    arguments.add_provider(parser, choose=False)
     parser.add_argument(
         "--probes",
         type=int,
