@@ -195,7 +195,8 @@ class NumericsLimits(Figures):
     )
     outputs: dict[str, Figures] = Field(
         default_factory=dict,
-        description="limits by output, each in place of the one for all: `[numerics.outputs.logits]`",
+        description="limits by output (its name, or a glob), each in place of the one for all: "
+        "`[numerics.outputs.logits]`",
     )
 
 
@@ -242,7 +243,7 @@ class SessionLimits(Table):
     undecided: Undecided = Field(default="fail", description="as in `[latency]`")
     confidence: Confidence = Field(default=0.95, description="of the ratio's interval")
     repeats: Annotated[int, Field(ge=3, le=1000)] = Field(
-        default=9, description="how often each model is loaded"
+        default=9, description="how often each model is loaded; four times as often while it is undecided"
     )
 
 
