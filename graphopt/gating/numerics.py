@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from graphopt.gating.accuracy import Accuracy, Distance, NotMeasured
 from graphopt.gating.asked import matches, number
@@ -152,6 +153,7 @@ def _validated(ctx: Context) -> ValidationReport:
         data=ctx.data,
         input_shapes=ctx.input_shapes or None,
         providers=ctx.providers,
+        settings=replace(ctx.settings, tf32=bool(ctx.settings.tf32)),  # it would hide what is wrong
         numerics=(limits.standard or "lossy").upper(),
         localize=limits.localize,
     )

@@ -331,6 +331,15 @@ class MeasureSettings(Table):
         "taken on the first; `--providers` goes first",
         min_length=1,
     )
+    tf32: bool | None = Field(
+        default=None,
+        description="float32 is rounded to TF32 in products on NVIDIA's providers; unless this says so, "
+        "figures and times are taken as onnxruntime runs the model by default, `standard` without TF32",
+    )
+    provider_options: dict[str, str] = Field(
+        default_factory=dict,
+        description='options of the providers, by onnxruntime\'s names: `device_id = "1"`',
+    )
     input_shapes: dict[str, list[Annotated[int, Field(ge=1)]]] = Field(
         default_factory=dict, description="dims of inputs by name, for synthesized inputs"
     )

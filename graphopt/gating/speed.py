@@ -18,7 +18,6 @@ from graphopt.report.gated import Check
 from graphopt.report.text import plural
 from graphopt.report.timed import BenchReport, PairedRatio
 from graphopt.runtime.interval import interval
-from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 
 _LONGER = 4
@@ -76,6 +75,7 @@ def _benched(ctx: Context, limits: LatencyLimits, ratio: Asked | None) -> BenchR
                 data=ctx.data,
                 input_shapes=ctx.input_shapes or None,
                 provider=ctx.providers[0],
+                settings=ctx.settings,
                 threads=limits.threads,
                 seconds=seconds,
                 sessions=sessions,
@@ -173,7 +173,7 @@ def _openings(ctx: Context, models: list[Model], repeats: int) -> Times:
         for i in sorted(range(len(sources)), reverse=bool(n % 2)):
             start = time.perf_counter()
             session = open_session(
-                sources[i], optimize="all", provider=ctx.providers[0], settings=AS_DEPLOYED
+                sources[i], optimize="all", provider=ctx.providers[0], settings=ctx.settings
             )
             row[i] = time.perf_counter() - start
             session.close()

@@ -19,7 +19,6 @@ from graphopt.ir import Function
 from graphopt.report.gated import Check
 from graphopt.runtime.operators import is_known
 from graphopt.runtime.probe import randomness
-from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 from graphopt.runtime.structure import Structure
 
@@ -98,7 +97,7 @@ def _runs(ctx: Context) -> Iterator[Check]:
         )
         try:
             with open_session(
-                ctx.model.session_source(), optimize="all", provider=provider, settings=AS_DEPLOYED
+                ctx.model.session_source(), optimize="all", provider=provider, settings=ctx.settings
             ) as session:
                 if ctx.inputs.reason:
                     yield asked.not_measured(ctx.inputs.reason)

@@ -14,7 +14,7 @@ from gate_models import HEAD, TEXT, only, weights
 
 import graphopt
 from graphopt.errors import ModelError, ProviderError, UserError
-from graphopt.gating import speed
+from graphopt.gating import numerics, speed
 from graphopt.gating.starter import starter
 from graphopt.report.document import FileInfo, to_json
 from graphopt.report.gated import SCHEMA
@@ -228,6 +228,34 @@ def test_intervals(
     assert report.bench is not None
 
 
+def test_options_of_providers_reach_all_that_is_opened(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def benched(models: Any, **how: Any) -> BenchReport:
+        seen["bench"] = how["settings"]
+        return timed(0.5, 0.5, 0.5)
+
+    def validated(*models: Any, **how: Any) -> Any:
+        seen["validate"] = how["settings"]
+        return validate(*models, **how)
+
+    validate = numerics.validate
+    monkeypatch.setattr(speed, "bench", benched)
+    monkeypatch.setattr(numerics, "validate", validated)
+    limits = "[latency]\nmax_ratio = 1\n[numerics]\nmax_abs = 1\n"
+    for given, tf32, strict in (
+        ("", None, False),
+        ("tf32 = true", True, True),
+        ("tf32 = false", False, False),
+    ):
+        run(f'{MEASURE}provider_options = {{device_id = "1"}}\n{given}\n{limits}')
+        assert (seen["bench"].tf32, seen["validate"].tf32) == (tf32, strict)
+        assert seen["bench"].other == seen["validate"].other == {"device_id": "1"}
+    with pytest.raises(UserError, match="device_id is a whole number") as caught:
+        run(MEASURE + 'provider_options = {device_id = "x"}\n' + limits)
+    assert str(caught.value.where).endswith("gate.toml:3")
+
+
 def test_percentiles(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quantiles = tuple(float(i) for i in range(101))
     timing = Timing("A", FileInfo(), 100, 10, True, 50, 0, 50, 90, 95, 99, quantiles, sessions=7)
@@ -248,7 +276,11 @@ def test_loading_is_measured_longer_while_it_is_undecided(run: Any, monkeypatch:
         return np.exp(np.stack([np.zeros(n), slower], axis=1))
 
     monkeypatch.setattr(speed, "_openings", opened)
-    for limit, verdict, tried in ((1.2, "passed", [9]), (0.9, "failed", [9]), (np.exp(0.05), "failed", [9, 36])):
+    for limit, verdict, tried in (
+        (1.2, "passed", [9]),
+        (0.9, "failed", [9]),
+        (np.exp(0.05), "failed", [9, 36]),
+    ):
         repeats.clear()
         check = run(MEASURE + f"[session]\nmax_ratio = {limit}").checks[0]
         assert (check.verdict, repeats) == (verdict, tried)
