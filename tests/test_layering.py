@@ -111,7 +111,8 @@ ALLOWED: dict[str, set[str]] = {
         "calibration",
     },
     "viewing": {*GRAPH, "report"},
-    "pages": {*GRAPH, "summary", "report", "viewing", "calibration"},
+    "pages": {*GRAPH, "summary", "report", "viewing", "evidence", "calibration"},
+    "evidence": {*PIPELINE, "report", "calibration", "quantization", "runtime", "validation"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
         *PIPELINE,
@@ -133,6 +134,7 @@ ALLOWED: dict[str, set[str]] = {
         "validating",
         "viewing",
         "pages",
+        "evidence",
         "calibration",
         "quantization",
     },
