@@ -112,6 +112,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "viewing": {*GRAPH, "report"},
     "pages": {*GRAPH, "summary", "report", "viewing", "evidence", "calibration"},
+    "schemas": {*GRAPH, "pipeline.options", "report"},
     "evidence": {*PIPELINE, "report", "calibration", "quantization", "runtime", "validation"},
     "testing": {*PIPELINE, "lossy", "runtime", "validation", "calibration", "quantization"},
     "cli": {
@@ -135,6 +136,7 @@ ALLOWED: dict[str, set[str]] = {
         "viewing",
         "pages",
         "evidence",
+        "schemas",
         "calibration",
         "quantization",
     },

@@ -30,6 +30,7 @@ from graphopt.cli import (
     passes,
     reduce,
     run,
+    schema,
     sensitivity,
     validate,
 )
@@ -56,6 +57,7 @@ _VERBS = (
     diff,
     extract,
     merge,
+    schema,
     completion,
 )
 _EPILOG = """\

@@ -280,6 +280,7 @@ def checks(report: GateReport) -> Section:
         "policy": report.policy,
         "counts": ", ".join(words),
         "changes": report.changes,
+        "older": report.against,
     }
     return Section("checks", "Checks", "checks.html", data)
 
