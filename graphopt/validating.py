@@ -16,6 +16,7 @@ from graphopt.model import Model
 from graphopt.report.document import OutputRow
 from graphopt.report.measured import MetricRow
 from graphopt.report.validated import Localization, RuntimeRow, ValidationReport
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import CPU
 from graphopt.validation import explain
 from graphopt.validation.alignment import Alignment, align
@@ -43,6 +44,7 @@ def validate(
     input_shapes: Shapes | Sequence[Shapes] | None = None,
     probes: int = 2,
     providers: str | Sequence[str] = ("cpu",),
+    settings: ProviderSettings | None = None,
     numerics: str = "CLOSE",
     budget: Budget | None = None,
     atol: float | None = None,
@@ -67,6 +69,7 @@ def validate(
         input_shapes: dims by input name, for synthesized inputs; several such mappings to try several sizes.
         probes: how many sets of inputs are synthesized for each of these.
         providers: execution providers to compare under; the CPU always is among them.
+        settings: what other providers than the CPU are opened with; TF32 is off by default.
         numerics: "EXACT", "CLOSE" or "LOSSY".
         budget: what is asked of "LOSSY"; None only measures.
         atol, rtol: `|a - b| <= atol + rtol * |a|` for every float output, instead of `numerics`.
@@ -106,7 +109,7 @@ def validate(
         )
     return _Validation(
         standard=standard,
-        options=_options(names, input_shapes, probes),
+        options=_options(names, input_shapes, probes, settings or current()),
         data=data,
         mapping=dict(mapping or {}),
         any_order=any_order,
@@ -145,13 +148,23 @@ def _standard(
     return Standard(level, bound, bounds, budget)
 
 
-def _options(providers: tuple[str, ...], shapes: Shapes | Sequence[Shapes] | None, probes: int) -> Options:
+def _options(
+    providers: tuple[str, ...],
+    shapes: Shapes | Sequence[Shapes] | None,
+    probes: int,
+    settings: ProviderSettings,
+) -> Options:
     if probes < 1:
         raise UserError(f"{probes} sets of inputs are not enough", fix="at least 1")
     given = [shapes] if isinstance(shapes, Mapping) else list(shapes or ())
     first, *more = given or [{}]
     return Options(
-        providers, probes, input_shapes=dict(first), same_dims=False, more_shapes=tuple(map(dict, more))
+        providers,
+        probes,
+        input_shapes=dict(first),
+        same_dims=False,
+        more_shapes=tuple(map(dict, more)),
+        settings=settings,
     )
 
 
@@ -417,8 +430,8 @@ def _runtime_row(finding: Finding) -> RuntimeRow:
         notes.append("the reference changes in the same way")
     elif any(m.undecided and m.probe is not None for m in finding.misses):
         notes.append("the reference changes too, in another way")
-    if runtime.tf32:
-        notes.append("TF32 is on")
+    tf32 = runtime.settings.describe(runtime.provider).get("TF32")
+    notes += [f"TF32 is {tf32}"] if tf32 is not None else []
     return RuntimeRow(
         runtime.name,
         runtime.provider,

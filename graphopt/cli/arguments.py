@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from graphopt.errors import UserError
@@ -45,15 +46,19 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="runtimes to compare under, comma separated: cpu, cuda, tensorrt, ... (default: cpu)",
     ).complete = PROVIDERS  # type: ignore[attr-defined]
+    _add_provider_options(group, "off by default, so that it hides nothing")
 
 
-def add_provider(parser: argparse.ArgumentParser, *, choose: bool = True) -> None:
-    """`--provider` (where there is one to choose), and what it is opened with."""
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """`--provider`, and what it is opened with."""
     group = parser.add_argument_group("execution provider")
-    if choose:
-        group.add_argument(
-            "--provider", metavar="NAME", default="cpu", help="cpu (default), cuda, tensorrt, ..."
-        ).complete = PROVIDERS  # type: ignore[attr-defined]
+    group.add_argument(
+        "--provider", metavar="NAME", default="cpu", help="cpu (default), cuda, tensorrt, ..."
+    ).complete = PROVIDERS  # type: ignore[attr-defined]
+    _add_provider_options(group, "on by default where the GPU can")
+
+
+def _add_provider_options(group: argparse._ActionsContainer, tf32: str) -> None:
     group.add_argument(
         "--provider-option",
         metavar="KEY=VALUE",
@@ -61,12 +66,27 @@ def add_provider(parser: argparse.ArgumentParser, *, choose: bool = True) -> Non
         default=[],
         help="an option by onnxruntime's name, as in device_id=1; repeatable",
     )
-    group.add_argument("--tf32", metavar="ON", help="on, off: round products of float32 to TF32 on the GPU")
+    group.add_argument(
+        "--tf32", metavar="ON", help=f"on, off: round float32 to TF32 in products on the GPU ({tf32})"
+    )
     group.add_argument("--gpu-memory-limit", metavar="SIZE", help="most memory of the GPU's arena, as in 2GB")
 
 
+@contextlib.contextmanager
+def provider_options(args: argparse.Namespace) -> Iterator[None]:
+    """Open all sessions of a command as its options say; without such options nothing is changed."""
+    given = [getattr(args, name, None) for name in ("provider_option", "tf32", "gpu_memory_limit")]
+    if not any(given):
+        yield
+        return
+    from graphopt.runtime.providers import using
+
+    with using(provider_settings(args, compares_numbers=True)):
+        yield
+
+
 def provider_settings(args: argparse.Namespace, *, compares_numbers: bool = False) -> ProviderSettings:
-    """What `add_provider`'s options ask for.
+    """What the options for providers ask for.
 
     Args:
         args: the parsed arguments.

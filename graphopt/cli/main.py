@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from graphopt import __version__
 from graphopt.cli import (
+    arguments,
     bench,
     bisect,
     calibrate,
@@ -152,7 +153,8 @@ def _execute(words: list[str]) -> int:
         return int(done.code or 0)
     if unknown:
         _refuse_unknown(unknown, args.parser)
-    code: int = args.execute(args)
+    with arguments.provider_options(args):
+        code: int = args.execute(args)
     sys.stdout.flush()
     return code
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import onnx
 
 from graphopt.runtime.logs import LogLine, captured
-from graphopt.runtime.providers import CPU, EXACT_MATH, ProviderSettings, onnxruntime, resolve_provider
+from graphopt.runtime.providers import CPU, ProviderSettings, current, onnxruntime, resolve_provider
 from graphopt.runtime.session import Optimize, Source, Translated, create, message, session_options
 
 #: Why a node is not where it was to be: there is no kernel for its operator and types; there is one, but not
@@ -113,7 +113,7 @@ def assignment(
     *,
     provider: str = CPU,
     optimize: Optimize = "all",
-    settings: ProviderSettings = EXACT_MATH,
+    settings: ProviderSettings | None = None,
 ) -> Assignment:
     """Load a model, and read off who computes its nodes. It is not run.
 
@@ -121,7 +121,7 @@ def assignment(
         source: what a session is made from (`Model.session_source()`, a ModelProto, or its bytes).
         provider: execution provider, or a short name ("cpu", "cuda").
         optimize: onnxruntime's graph optimization level.
-        settings: the provider's options.
+        settings: the provider's options, as for `open_session`.
 
     Raises:
         ProviderError: onnxruntime or the provider is not there.
@@ -140,7 +140,7 @@ def assignment(
     proto = onnx.ModelProto.FromString(serialized)
     _name_all(proto.graph)
     with captured(ort) as lines:
-        raw = create(ort, proto.SerializeToString(), options, provider, settings)
+        raw = create(ort, proto.SerializeToString(), options, provider, settings or current())
     recorded = _recorded(raw)
     del raw, keep_alive
     return read(provider, lines, recorded, list(_all_nodes(proto.graph)))

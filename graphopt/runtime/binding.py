@@ -60,17 +60,16 @@ def bind(raw: Any, session: Session, feeds: Feeds) -> Bound:
     device = "cuda" if on_gpu else "cpu"
     number = int(session.settings.options(session.provider).get("device_id", "0")) if on_gpu else 0
     types = {p.name: p.elem_type for p in (*session.inputs, *session.overridable)}
-    if any(not isinstance(v, np.ndarray) for v in feeds.values()) or any(
-        p.elem_type is None for p in session.outputs
-    ):
-        raise RuntimeFailure("unsupported", "only tensors can be bound, no sequences, maps or optionals")
+    arrays = [v for v in feeds.values() if isinstance(v, np.ndarray) and v.dtype.kind not in "OUST"]
+    if len(arrays) < len(feeds) or any(p.elem_type is None for p in session.outputs):
+        raise RuntimeFailure("unsupported", "only tensors of numbers can be bound")
     binding = raw.io_binding()
     kept = []
     try:
         for name, value in feeds.items():
             elem_type = types.get(name)
             assert isinstance(value, np.ndarray)
-            if values.is_native(elem_type) and value.dtype.kind not in "OUST":
+            if values.is_native(elem_type):
                 array = np.ascontiguousarray(value).reshape(value.shape)
                 given = ort.OrtValue.ortvalue_from_numpy(array, device, number)
                 kept.append(array)

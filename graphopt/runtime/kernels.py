@@ -19,7 +19,7 @@ import onnx
 
 from graphopt.ir import Graph, Node
 from graphopt.model import Model
-from graphopt.runtime.providers import EXACT_MATH
+from graphopt.runtime.providers import current
 from graphopt.runtime.session import CPU, Optimize, create, onnxruntime, resolve_provider, session_options
 
 _MARK: Final = re.compile(r"graphopt@(\d+)@")
@@ -140,7 +140,7 @@ def executed(model: Model, *, provider: str = CPU, optimize: Optimize = "all") -
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
         )
-        create(ort, proto.SerializeToString(), options, provider, EXACT_MATH)
+        create(ort, proto.SerializeToString(), options, provider, current())
         graph = onnx.load(path, load_external_data=False).graph
     return _Reading(nodes, graph).result()
 

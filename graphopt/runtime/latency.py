@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.runtime.measure import Contestant, Plan, measure
+from graphopt.runtime.measure import Contestant, Plan, Ratio, measure, ratio_of
 from graphopt.runtime.providers import AS_DEPLOYED, ProviderSettings
 from graphopt.runtime.session import CPU, Optimize, Source
 from graphopt.runtime.values import Value
@@ -23,7 +23,7 @@ class Latency:
         q1, q3: quartiles of the ratios of rounds of new sessions.
         a_seconds, b_seconds: median times of one run.
         pairs: how many pairs of bursts were timed.
-        creation_ratio: ratio of the times it took to open the sessions.
+        creation_ratio: ratio of the times it took to open the sessions; None where that was not timed.
         rounds: how often both sessions were opened anew.
         confidence: of the interval.
         verdict: "faster", "slower", or "no difference" where the interval holds 1, or the difference is below
@@ -38,7 +38,7 @@ class Latency:
     a_seconds: float
     b_seconds: float
     pairs: int
-    creation_ratio: float
+    creation_ratio: float | None
     rounds: int
     confidence: float
     verdict: str
@@ -52,6 +52,42 @@ class Latency:
     def is_slower(self) -> bool:
         """B is slower."""
         return self.verdict == "slower"
+
+
+def summarize(
+    times: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    *,
+    confidence: float = 0.99,
+    min_effect: float = 0.01,
+) -> Latency:
+    """The comparison that pairs of times make which are independent of each other.
+
+    Args:
+        times: seconds, shape (pairs, 2): A and B.
+        confidence: of the interval.
+        min_effect: a relative difference below this does not count as one.
+    """
+    logs = np.log(times[:, 1] / times[:, 0]).tolist()
+    ratio = ratio_of(logs, 1 - confidence, len(logs), Plan(confidence=confidence, min_effect=min_effect))
+    a, b = np.median(times, axis=0)
+    return _latency(ratio, float(a), float(b), None)
+
+
+def _latency(ratio: Ratio, a_seconds: float, b_seconds: float, creation: float | None) -> Latency:
+    return Latency(
+        ratio.ratio,
+        ratio.low,
+        ratio.high,
+        ratio.q1,
+        ratio.q3,
+        a_seconds,
+        b_seconds,
+        ratio.pairs,
+        creation,
+        ratio.rounds,
+        ratio.confidence,
+        ratio.verdict,
+    )
 
 
 def compare_latency(
@@ -82,19 +118,6 @@ def compare_latency(
     """
     plan = Plan(provider=provider, settings=settings, optimize=optimize, threads=threads, seconds=seconds)
     found = measure([Contestant(a, feeds), Contestant(b, b_feeds or feeds)], plan)
-    ratio = found.ratios[0]
     created = [float(np.median([i.created for i in instances])) for instances in found.instances]
-    return Latency(
-        ratio.ratio,
-        ratio.low,
-        ratio.high,
-        ratio.q1,
-        ratio.q3,
-        float(np.median(found.times(0))),
-        float(np.median(found.times(1))),
-        ratio.pairs,
-        created[1] / created[0],
-        ratio.rounds,
-        ratio.confidence,
-        ratio.verdict,
-    )
+    a_seconds, b_seconds = (float(np.median(found.times(i))) for i in (0, 1))
+    return _latency(found.ratios[0], a_seconds, b_seconds, created[1] / created[0])

@@ -292,14 +292,14 @@ def measure(
             if done in LOOKS and done < rounds and plan.rounds is None and observed and plan.runs is None:
                 alpha = alpha_at(looks, 1 - plan.confidence, last=False)
                 looks += 1
-                found.ratios = [_ratio(series, alpha, pairs, plan) for series in observed]
+                found.ratios = [ratio_of(series, alpha, pairs, plan) for series in observed]
                 if all(
                     r.equivalent or (r.significant and r.verdict != "no difference") for r in found.ratios
                 ):
                     break
         else:
             last = 1 - plan.confidence if looks == 0 else alpha_at(looks, 1 - plan.confidence, last=True)
-            found.ratios = [_ratio(series, last, pairs, plan) for series in observed]
+            found.ratios = [ratio_of(series, last, pairs, plan) for series in observed]
     return found
 
 
@@ -404,7 +404,8 @@ def _burst(session: _Running, which: int, length: int, dropped: int) -> tuple[fl
     return float(np.median(clean or [took for took, _ in runs])), bool(clean)
 
 
-def _ratio(series: Sequence[float], alpha: float, pairs: int, plan: Plan) -> Ratio:
+def ratio_of(series: Sequence[float], alpha: float, pairs: int, plan: Plan) -> Ratio:
+    """The comparison that observations make: logarithms of ratios, independent of each other."""
     found: Interval = interval(series, alpha)
     q1, q3 = np.exp(np.quantile(series, [0.25, 0.75]))
     return Ratio(

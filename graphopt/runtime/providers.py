@@ -5,7 +5,10 @@ onnxruntime is imported inside functions only, so that `import graphopt` neither
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -89,14 +92,19 @@ class ProviderSettings:
     def describe(self, provider: str) -> dict[str, str]:
         """What of this counts on `provider`, in words for a report."""
         words = self.options(provider)
-        if provider == CUDA:
-            words.setdefault("use_tf32", "1")
-            words["TF32"] = "on" if words.pop("use_tf32") not in ("0", "false") else "off"
+        words.pop("use_tf32", None)
+        if provider in NVIDIA:
+            words["TF32"] = "on" if self.uses_tf32(provider) else "off"
         return words
 
     def uses_tf32(self, provider: str) -> bool:
-        """Whether float32 products may be rounded to TF32 under this provider."""
-        return provider == CUDA and self.options(provider).get("use_tf32", "1") != "0"
+        """Whether float32 products may be rounded to TF32 under this provider, on a GPU that can.
+
+        TensorRT does so whatever is set here; NVIDIA's own NVIDIA_TF32_OVERRIDE=0 turns it off everywhere.
+        """
+        if provider not in NVIDIA or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+            return False
+        return provider == TENSORRT or self.options(provider).get("use_tf32", "1") != "0"
 
     def eps(self, provider: str) -> float | None:
         """The relative spacing at which float32 operands are rounded; None where they are not."""
@@ -118,6 +126,24 @@ _OPTION: Final = {
 EXACT_MATH: Final = ProviderSettings(tf32=False)
 #: For measuring time: as onnxruntime runs a model if nobody says anything.
 AS_DEPLOYED: Final = ProviderSettings()
+
+
+_current: ContextVar[ProviderSettings] = ContextVar("provider settings", default=EXACT_MATH)
+
+
+def current() -> ProviderSettings:
+    """The settings that sessions are opened with where nothing else is said: TF32 is off by default."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def using(settings: ProviderSettings) -> Iterator[None]:
+    """Open sessions with these settings meanwhile, where nothing else is said: for all of a command."""
+    token = _current.set(settings)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def _text(value: object) -> str:

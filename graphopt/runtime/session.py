@@ -21,6 +21,7 @@ from graphopt.runtime.providers import (
     NVIDIA,
     ProviderSettings,
     available_providers,
+    current,
     onnxruntime,
     resolve_provider,
 )
@@ -267,7 +268,7 @@ def open_session(
     provider: str = CPU,
     prepack: bool = True,
     arena: bool = True,
-    settings: ProviderSettings = EXACT_MATH,
+    settings: ProviderSettings | None = None,
     affinity: Sequence[int] = (),
     profile: str | Path | None = None,
 ) -> Session:
@@ -280,7 +281,8 @@ def open_session(
         provider: execution provider, or a short name ("cpu", "cuda"). What it lacks runs on the CPU.
         prepack: let kernels repack constant weights: faster, but it copies them, and it changes bits.
         arena: let the allocator keep memory between runs: faster, but it holds the peak.
-        settings: the provider's options. By default TF32 is off, so that results are float32's.
+        settings: the provider's options; by default those of `providers.using`, else TF32 is off, so that
+            results are float32's.
         affinity: processors that onnxruntime's own threads are bound to, in turn. The calling thread is the
             caller's to bind.
         profile: where the profiler's file goes, without its ending; `Session.end_profiling` finishes it.
@@ -304,6 +306,7 @@ def open_session(
         return _TranslatedSession(inner, source.edits)
     ort = onnxruntime()
     provider = resolve_provider(provider)
+    settings = current() if settings is None else settings
     config = _affinity_entry(threads, affinity)
     if not prepack:
         config["session.disable_prepacking"] = "1"
@@ -348,9 +351,10 @@ def message(source: SessionSourceLike | onnx.ModelProto | bytes, options: Any) -
 
 
 def create(ort: Any, proto: bytes | str, options: Any, provider: str, settings: ProviderSettings) -> Any:
-    """An InferenceSession of a message, or of the file of that name, on `provider`, the rest on the CPU.
+    """An InferenceSession on `provider`, with what that lacks on the CPU.
 
-    What onnxruntime logs of a provider that does not start goes into the error, not to stderr.
+    `proto` is a serialized model, or a file. What onnxruntime logs of a provider that does not start goes
+    into the error, not to stderr.
 
     Raises:
         ProviderError: the provider did not start; says which library, driver or device is missing.

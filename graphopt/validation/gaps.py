@@ -15,6 +15,7 @@ from graphopt.validation.metrics import Metrics, Scale, bit_equal, eps, is_float
 
 # Beyond this share of the RMS a difference between onnxruntime's own ways to compute is no reordering.
 _GROSS = 0.01
+_GROSS_EPS = 64.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,14 @@ class Gap:
         )
 
 
-def spread_of(reference: Sequence[Array], again: Sequence[Array]) -> float:
-    """How far reordering alone moves a tensor, as a share of its RMS; 0 where it is no reordering."""
+def spread_of(reference: Sequence[Array], again: Sequence[Array], unit: float = 0.0) -> float:
+    """How far reordering alone moves a tensor, as a share of its RMS; 0 where it is no reordering.
+
+    Args:
+        reference: its values.
+        again: its values when they are computed otherwise.
+        unit: machine epsilon of that, if it is coarser than the tensor's.
+    """
     share = 0.0
     for a, b in zip(reference, again, strict=False):
         if a.shape != b.shape or a.dtype != b.dtype or not is_float(a.dtype):
@@ -81,7 +88,7 @@ def spread_of(reference: Sequence[Array], again: Sequence[Array]) -> float:
         metrics = measure(a, b)
         if scale.rms and metrics.same_pattern and scale.cut == math.inf:
             share = max(share, metrics.max_abs / scale.rms)
-    return share if share <= _GROSS else 0.0
+    return share if share <= max(_GROSS, _GROSS_EPS * unit) else 0.0
 
 
 def gap(

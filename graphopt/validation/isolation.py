@@ -73,6 +73,9 @@ def isolated(comparison: Comparison, pair: Pair, near: list[Pair]) -> Gap | None
         )
     except (UserError, MemoryError):
         return None
+    finally:
+        feeds.clear()
+        cand.model.release()
     value = results.get(pair.candidate)
     return None if value is None else comparison.distance(pair, [value], at)
 

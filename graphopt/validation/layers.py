@@ -53,7 +53,10 @@ class Comparison:
         lean = not prepacks(ref.model) or not prepacks(cand.model)
         self.reference = Watch(ref, JUDGE, feeds)
         self.candidate = Watch(cand, runtime, feeds, prepack=not lean)
-        self.again = Watch(ref, _OTHERWISE, feeds, prepack=not lean, threads=2)
+        # How far the reference itself moves, on the CPU or on the provider that is looked at.
+        other = _OTHERWISE if runtime.provider == CPU else runtime
+        self.again = Watch(ref, other, feeds, prepack=not lean, threads=2)
+        self.unit = runtime.settings.eps(runtime.provider) or 0.0
         self._gaps: dict[Pair, Gap | None] = {}
 
     @property
@@ -111,7 +114,7 @@ class Comparison:
         again = self.again.read([p.reference for p in off])
         for pair in off:
             other = again.get(pair.reference)
-            spread = spread_of(theirs[pair.reference], other) if other is not None else 0.0
+            spread = spread_of(theirs[pair.reference], other, self.unit) if other is not None else 0.0
             if spread:
                 self._gaps[pair] = gap(theirs[pair.reference], mine[pair.candidate], spread=spread)
 
@@ -122,7 +125,8 @@ class Comparison:
             return None
         spread = 0.0
         if self.budget is None and not self.exact:
-            spread = spread_of(theirs, self.again.read([pair.reference]).get(pair.reference, []))
+            again = self.again.read([pair.reference]).get(pair.reference, [])
+            spread = spread_of(theirs, again, self.unit)
         return gap([theirs[at]], values, spread=spread, budget=self.budget, exact=self.exact)
 
     def row(self, pair: Pair) -> LayerRow | None:

@@ -25,6 +25,7 @@ from graphopt.validation.net import Net, fingerprint, named_bodies
 # Share of common names that have to go with the same operator for names to count.
 _TRUSTED: Final = 0.5
 _COMMUTATIVE: Final = frozenset({"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"})
+_SAMPLED: Final = 32 << 20
 # Metadata that exporters give nodes, and that survives other tools.
 _ORIGINS: Final = ("pkg.torch.onnx.fx_node", "namespace", "pkg.torch.onnx.name_scopes")
 
@@ -103,6 +104,8 @@ def match(reference: Net, candidate: Net) -> Matching:
     _same_names(found)
     _same_origins(found)
     grow(found, [*found.pairs.values()])
+    for net in (reference, candidate):
+        net.model.release()
     return found
 
 
@@ -182,6 +185,8 @@ def fingerprint_of(net: Net, constant: ir.Constant) -> str:
     """The fingerprint of a constant, computed once."""
     cache: dict[ir.Constant, str] = net.__dict__.setdefault("_fingerprints", {})
     if constant not in cache:
+        # A sample may make a large page of the file resident.
+        net.model.lend(min(constant.nbytes, _SAMPLED))
         cache[constant] = fingerprint(constant)
     return cache[constant]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from graphopt.report.validated import Fault
+from graphopt.runtime.providers import EXACT_MATH, ProviderSettings
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.values import Value
 from graphopt.validation.compare import Level, OutputVerdict, Tolerance
 from graphopt.validation.reference import Reference, Subject, prepacks
 from graphopt.validation.standard import Standard
-from graphopt.validation.tolerance import COARSE_PROVIDERS
 
 Values = Mapping[str, Value]
 
@@ -31,17 +31,14 @@ class Runtime:
         optimize: onnxruntime's level.
         prepack: kernels may copy weights into a layout of their own.
         provider: the execution provider.
+        settings: what it is opened with.
     """
 
     name: str
     optimize: Optimize
     prepack: bool
     provider: str
-
-    @property
-    def tf32(self) -> bool:
-        """Products of float32 numbers may be rounded to 10 bits here."""
-        return self.provider in COARSE_PROVIDERS
+    settings: ProviderSettings = EXACT_MATH
 
     @property
     def fault(self) -> Fault:
@@ -53,9 +50,10 @@ JUDGE: Final = Runtime("CPU, optimizations off", "none", False, CPU)
 DEFAULT: Final = Runtime("CPU, optimizations on", "all", True, CPU)
 
 
-def on_provider(provider: str) -> Runtime:
-    """A further provider, as people run it."""
-    return Runtime(f"{provider.removesuffix('ExecutionProvider')}, optimizations on", "all", True, provider)
+def on_provider(provider: str, settings: ProviderSettings = EXACT_MATH) -> Runtime:
+    """A further provider, optimizations on."""
+    name = f"{provider.removesuffix('ExecutionProvider')}, optimizations on"
+    return Runtime(name, "all", True, provider, settings)
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,8 @@ class Oracles:
         yield JUDGE
         if self.reference.options.default_run:
             yield DEFAULT
-        yield from map(on_provider, self.reference.providers)
+        for provider in self.reference.providers:
+            yield on_provider(provider, self.reference.options.settings)
 
     def under(self, runtime: Runtime, candidate: Subject | None) -> Finding:
         """Compare under one runtime; the judge has to come first.
@@ -293,6 +292,7 @@ def run_all(
             prepack=runtime.prepack and prepack,
             provider=runtime.provider,
             arena=False,
+            settings=runtime.settings,
         ) as session:
             return [session.run(probe.feeds) for probe in reference.probes.sets]
     except RuntimeFailure as e:

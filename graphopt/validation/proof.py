@@ -234,6 +234,7 @@ class Prover:
                 prepack=runtime.prepack and candidate.prepack,
                 provider=runtime.provider,
                 arena=False,
+                settings=ref.options.settings,
             ) as session:
                 for i, probe in enumerate(ref.probes.sets):
                     got = session.run(probe.feeds)

@@ -14,6 +14,7 @@ from graphopt.errors import UserError
 from graphopt.interface import UNCHANGED, InterfaceEdits, edits_of
 from graphopt.runtime.inputs import ProbeSet, Synthesizer
 from graphopt.runtime.probe import Probes, find_probes, randomness
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import (
     CPU,
     RuntimeFailure,
@@ -89,6 +90,7 @@ class Options:
         same_dims: also the dims of inputs and outputs must be unchanged.
         default_run: compare under onnxruntime's default optimizations as well.
         more_shapes: further dims by input name: inputs are synthesized for each of these too.
+        settings: what other providers than the CPU are opened with.
     """
 
     providers: tuple[str, ...] = (CPU,)
@@ -99,6 +101,7 @@ class Options:
     same_dims: bool = True
     default_run: bool = True
     more_shapes: tuple[Mapping[str, Sequence[int]], ...] = ()
+    settings: ProviderSettings = field(default_factory=current)
 
 
 DEFAULTS = Options()
@@ -279,12 +282,15 @@ class Reference:
         if self.edits:
             source = Translated(source, self.edits)
         try:
-            with open_session(source, optimize="all", provider=provider, arena=False) as session:
+            settings = self.options.settings
+            with open_session(
+                source, optimize="all", provider=provider, arena=False, settings=settings
+            ) as session:
                 outputs = [session.run(s.feeds) for s in self.probes.sets]
         except RuntimeFailure as e:
             return e.message
         there = replace(self.probes, outputs=tuple(self.outputs))
-        floors = noise_floors(source, there, self.structure, provider=provider)
+        floors = noise_floors(source, there, self.structure, provider=provider, settings=settings)
         for path, why in floors.own.items():
             self.warnings.append(f"{provider} changes output {path!r} of the original: {why}")
         return outputs, floors

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from graphopt.runtime.probe import Probes
+from graphopt.runtime.providers import ProviderSettings, current
 from graphopt.runtime.session import CPU, Optimize, RuntimeFailure, Source, open_session
 from graphopt.runtime.structure import Structure
 from graphopt.runtime.values import Array, Value
@@ -28,9 +29,6 @@ FloorRuns: TypeAlias = Literal["full", "lean"]
 _GROSS = 0.01
 _GROSS_QUANTIZED = 0.25
 _GROSS_EPS = 64.0
-
-#: Machine epsilon of what a provider computes float32 products in by default: CUDA's TF32 has 10 bits.
-COARSE_PROVIDERS = dict.fromkeys(("CUDAExecutionProvider", "TensorrtExecutionProvider"), 2.0**-10)
 
 _RUNS: dict[FloorRuns, tuple[tuple[Optimize, int], ...]] = {
     "full": (("none", 2), ("all", 1), ("all", 2)),
@@ -62,6 +60,7 @@ def noise_floors(
     runs: FloorRuns = "full",
     provider: str = CPU,
     prepack: bool = True,
+    settings: ProviderSettings | None = None,
 ) -> Floors:
     """Measure the noise floors of a model; opens one session at a time.
 
@@ -72,7 +71,10 @@ def noise_floors(
         runs: "full" is three more sessions, "lean" one that differs in optimizations and threads at once.
         provider: where the spread is measured. On another than the CPU, only with optimizations enabled.
         prepack: let kernels repack weights, which copies them.
+        settings: the provider's options. Where they let it round to TF32, a large spread of the reference is
+            no fault of the optimizer.
     """
+    settings = settings or current()
     reference = [_leaves(outputs) for outputs in probes.outputs]
     scales = [{k: scale_of(a) for k, a in r.items() if is_float(a.dtype)} for r in reference]
     coarse = _coarse_dtypes(structure)
@@ -91,6 +93,7 @@ def noise_floors(
                 provider=provider,
                 prepack=prepack,
                 arena=False,
+                settings=settings,
             ) as session:
                 results = [session.run(s.feeds) for s in probes.sets]
         except RuntimeFailure as e:
@@ -118,7 +121,7 @@ def noise_floors(
                     own.setdefault(path, "NaN or infinity appear at other places")
                     continue
                 share = _spread(array, other, scale[path])
-                unit = max(_eps(path, array.dtype, coarse), COARSE_PROVIDERS.get(provider, 0.0))
+                unit = max(_eps(path, array.dtype, coarse), settings.eps(provider) or 0.0)
                 limit = max(gross, _GROSS_EPS * unit)
                 if moved and share > limit:
                     own.setdefault(path, f"it moves by {share:.3g} of its RMS")

@@ -155,6 +155,7 @@ class Watch:
             prepack=self.prepack and self.runtime.prepack,
             threads=self.threads,
             arena=False,
+            settings=self.runtime.settings,
         )
 
     def _given(self, session: Session) -> dict[str, Value]:

@@ -73,7 +73,7 @@ def test_options_of_run_are_all_documented() -> None:
     assert verbs is not None
     known = {s for a in verbs["run"]._actions for s in a.option_strings} - {"-h", "--help"}  # type: ignore[index]
     section = (DOCS / "cli.md").read_text().partition("## run\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`(--?[a-z][a-z-]*)", section)) == known
+    assert set(re.findall(r"`(--?[a-z][a-z0-9-]*)", section)) == known
 
 
 def test_verbs_have_a_section() -> None:

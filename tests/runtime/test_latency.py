@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx import parser
 
-from graphopt.runtime.latency import compare_latency
+from graphopt.runtime.latency import compare_latency, summarize
 from graphopt.runtime.providers import ProviderSettings
 
 
@@ -32,6 +33,20 @@ def test_a_slower_model_is_slower() -> None:
     assert result.a_seconds < result.b_seconds
     assert result.rounds >= 3
     assert result.pairs >= 2 * result.rounds
+
+
+def test_pairs_of_times_that_are_given() -> None:
+    rng = np.random.default_rng(1)
+    a = 1 + 0.01 * rng.random(100)
+    times = np.stack([a, a * (0.8 + 0.01 * rng.random(100))], axis=1)
+    times[::10, 1] *= 30
+    result = summarize(times)
+    assert result.ratio == pytest.approx(0.805, abs=0.01)
+    assert result.low <= result.ratio <= result.high
+    assert result.is_faster
+    assert result.creation_ratio is None
+    assert result.pairs == result.rounds == 100
+    assert summarize(times[:, [0, 0]]).verdict == "no difference"
 
 
 def test_inputs_of_other_names_and_settings() -> None:

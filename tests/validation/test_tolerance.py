@@ -7,6 +7,7 @@ from onnx import numpy_helper, parser
 
 from graphopt.runtime.inputs import Synthesizer
 from graphopt.runtime.probe import find_probes
+from graphopt.runtime.providers import CUDA, ProviderSettings
 from graphopt.runtime.session import open_session
 from graphopt.validation import tolerance as module
 from graphopt.validation.tolerance import Floors, noise_floors
@@ -110,3 +111,21 @@ def test_lean_is_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == [("all", 2)]
     noise_floors(m, probes, maker.structure, runs="full")
     assert opened[1:] == [("none", 2), ("all", 1), ("all", 2)]
+
+
+@pytest.mark.parametrize(("tf32", "is_noise"), [(True, True), (False, False)])
+def test_what_tf32_moves_is_noise_where_it_is_on(
+    monkeypatch: pytest.MonkeyPatch, tf32: bool, is_noise: bool
+) -> None:
+    m, share = model(), 0.03  # of the RMS: far beyond float32, as products of ten bits may come to
+    maker = Synthesizer(m)
+    with open_session(m, prepack=False) as session:
+        probes = find_probes(session, maker)
+    monkeypatch.setattr(
+        module, "open_session", lambda source, **k: Shifted(open_session(source, prepack=False), share)
+    )
+    settings = ProviderSettings(tf32=tf32)
+    found = noise_floors(m, probes, maker.structure, provider=CUDA, settings=settings)
+    assert ("y" not in found.own) == is_noise
+    floor = found.tolerances[0]["y"].floor / rms_of(m)[0]
+    assert floor == pytest.approx(share if is_noise else 16 * 2.0**-23, rel=1e-3)
