@@ -357,7 +357,7 @@ def test_what_is_handed_in_goes_first(run: Any, folder: Path) -> None:
         reference=folder / "model.onnx",
         data=folder / "data.npz",
         metric=lambda pairs: {"figure": float(sum(len(sample["x"]) for sample, _ in pairs))},
-        providers=["cpu"],
+        providers="cpu",
     )
     assert report.verdict == "passed"
     assert only(report, "metrics.figure.min").measured == 40
