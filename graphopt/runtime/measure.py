@@ -2,10 +2,10 @@
 
 Three things make two timings of the same model differ. Other processes slow the machine down for a while: so
 models run in turns, in short bursts, in random order, and what counts is the ratio within a turn. A run is
-interrupted: so it does not count for the ratio, as long as others were not. And a session is unlucky with
-where its memory lies, which lasts as long as it does: so sessions are opened anew many times, in random order
-and with other memory in between, and it is the rounds of new sessions, not the runs, that count as
-observations.
+interrupted: so for the ratio it counts with the processor time that it had, or not at all where several
+threads compute. And a session is unlucky with where its memory lies, which lasts as long as it does: so
+sessions are opened anew many times, in random order and with other memory in between, and it is the rounds of
+new sessions, not the runs, that count as observations.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _ROUNDS: Final = 20
 _FEWEST_ROUNDS: Final = 3
 # Opening sessions may take this much of the time that is measured.
 _OPENING_SHARE: Final = 1.5
+# So many times as long may it take where others use the processor.
+_PATIENCE: Final = 3
 # Shares of a round's time for warming up, and what is warmed up at least.
 _WARM_UP_SHARE: Final = 0.3
 _LEAST_WARM_UP: Final = 2
@@ -71,7 +73,8 @@ class Plan:
     Attributes:
         provider, settings, optimize, threads: as for `open_session`.
         affinity: processors that the runs are bound to; none by default.
-        seconds: how long to run models, warm-up included, opening sessions not.
+        seconds: how long to run models, warm-up included, opening sessions not. While others use the
+            processor it does not count, so that it can take up to three times as long.
         runs: instead, at least so many timed runs of each model.
         rounds: how often each model's session is opened anew; by default as often as time allows, up to 20.
         confidence: of the intervals.
@@ -194,11 +197,12 @@ def _blaming(contestant: int) -> Iterator[None]:
 class _Running:
     """An open session while it is timed."""
 
-    def __init__(self, session: Session, feeds: Sequence[Feeds], created: float) -> None:
-        self.session, self.created = session, created
+    def __init__(self, session: Session, feeds: Sequence[Feeds], created: float, alone: bool) -> None:
+        self.session, self.created, self._alone = session, created, alone
         self.times: list[float] = []
         self.disturbed: list[bool] = []
         self.which: list[int] = []
+        self.counts: list[float] = []
         self.warm_up = 0
         self.bound = False
         self._runs = self._runners(feeds)
@@ -213,21 +217,23 @@ class _Running:
         return [lambda given=given: self.session.run(given) for given in feeds]  # type: ignore[misc]
 
     def run(self, which: int) -> tuple[float, bool]:
-        """Run once on the inputs `which`: seconds, and whether others interrupted it."""
+        """Run once on the inputs `which`: seconds for the ratio, and whether they are good for one."""
         call = self._runs[which]
-        switches = _switches()
+        switches, used = _switches(), time.thread_time()
         start = time.perf_counter()
         call()
         took = time.perf_counter() - start
-        disturbed = _switches() != switches
+        used, disturbed = time.thread_time() - used, _switches() != switches
         self.times.append(took)
         self.disturbed.append(disturbed)
         self.which.append(which)
-        return took, disturbed
+        counts = used if disturbed and self._alone else took
+        self.counts.append(counts)
+        return counts, self._alone or not disturbed
 
-    def warm(self, budget: float) -> None:
-        """Run until times are steady, or the budget (seconds) is used up."""
-        end = time.perf_counter() + budget
+    def warm(self, budget: float, clock: Callable[[], float]) -> None:
+        """Run until times are steady, or the budget (seconds of `clock`) is used up."""
+        end = clock() + budget
         kinds = len(self._runs)
         least = max(_LEAST_WARM_UP, kinds)
         while len(self.times) < _MOST_WARM_UP:
@@ -235,7 +241,7 @@ class _Running:
             n = len(self.times)
             if n < least:
                 continue
-            if time.perf_counter() > end:
+            if clock() > end:
                 break
             if n >= 2 * LEAST_RUNS and n % LEAST_RUNS == 0 and self._steady().steady:
                 break
@@ -280,15 +286,16 @@ def measure(
     rounds, share = plan.rounds or _ROUNDS, plan.seconds / (plan.rounds or _ROUNDS)
     done = 0
     with _quiet(), bound_to(plan.affinity):
+        clock = _clock(plan)
         while done < rounds:
             tell("measure", f"round {done + 1} of {rounds}")
-            start = time.perf_counter()
-            logs, blocks, spent = _round(contestants, plan, share, rng, found)
+            start = clock()
+            logs, blocks, spent = _round(contestants, plan, share, rng, found, clock)
             done, pairs = done + 1, pairs + blocks
             for series, value in zip(observed, logs, strict=True):
                 series.append(value)
             if done == 1 and plan.rounds is None:
-                opening = time.perf_counter() - start - spent
+                opening = clock() - start - spent
                 rounds = _affordable(plan, spent, opening)
                 share = max((plan.seconds - spent) / max(rounds - 1, 1), 0.0)
             if done in LOOKS and done < rounds and plan.rounds is None and observed and plan.runs is None:
@@ -320,6 +327,7 @@ def _round(
     share: float,
     rng: np.random.Generator,
     found: Measurement,
+    clock: Callable[[], float],
 ) -> tuple[list[float], int, float]:
     """One round of new sessions: per contestant but the first its log ratio; blocks; seconds of running."""
     ballast: list[Any] = []
@@ -337,14 +345,14 @@ def _round(
                     settings=contestants[i].settings or plan.settings,
                     affinity=plan.affinity,
                 )
-            running[i] = _Running(session, contestants[i].feeds, time.perf_counter() - start)
-        started = time.perf_counter()
+            running[i] = _Running(session, contestants[i].feeds, time.perf_counter() - start, _alone(plan))
+        started = clock()
         sessions = [r for r in running if r is not None]
         for i in rng.permutation(len(sessions)).tolist():
             with _blaming(i):
-                sessions[i].warm(_WARM_UP_SHARE * share / len(sessions))
-        logs, blocks = _blocks(sessions, plan, share - (time.perf_counter() - started), rng)
-        spent = time.perf_counter() - started
+                sessions[i].warm(_WARM_UP_SHARE * share / len(sessions), clock)
+        logs, blocks = _blocks(sessions, plan, share - (clock() - started), rng, clock)
+        spent = clock() - started
         found.bound = found.bound or any(r.bound for r in sessions)
         for instances, r in zip(found.instances, sessions, strict=True):
             instances.append(r.finish())
@@ -356,10 +364,14 @@ def _round(
 
 
 def _blocks(
-    sessions: Sequence[_Running], plan: Plan, seconds: float, rng: np.random.Generator
+    sessions: Sequence[_Running],
+    plan: Plan,
+    seconds: float,
+    rng: np.random.Generator,
+    clock: Callable[[], float],
 ) -> tuple[list[float], int]:
     """Bursts in turns, each order followed by its reverse; the median log ratios to the first session."""
-    typical = [float(np.median(r.times[-LEAST_RUNS:])) for r in sessions]
+    typical = [float(np.median(r.counts[-LEAST_RUNS:])) for r in sessions]
     length, dropped = burst(min(typical))
     kinds = len(set(sessions[0].which))
     per_block = sum(typical) * (length + dropped)
@@ -371,12 +383,12 @@ def _blocks(
     values = np.empty((count, len(sessions)))
     clean = np.empty((count, len(sessions)), bool)
     order = np.arange(len(sessions))
-    end = time.perf_counter() + 2 * max(seconds, per_block * _FEWEST_BLOCKS)
+    end = clock() + 2 * max(seconds, per_block * _FEWEST_BLOCKS)
     for block in range(count):
         order = order[::-1] if block % 2 else rng.permutation(len(sessions))
         for i in order.tolist():
             values[block, i], clean[block, i] = _burst(sessions[i], block // 2 % kinds, length, dropped)
-        late = plan.runs is None and time.perf_counter() > end
+        late = plan.runs is None and clock() > end
         if late and block % 2 and block + 1 >= max(_FEWEST_BLOCKS, kinds):
             values, clean = values[: block + 1], clean[: block + 1]
             break
@@ -397,12 +409,12 @@ def burst(seconds: float) -> tuple[int, int]:
 
 
 def _burst(session: _Running, which: int, length: int, dropped: int) -> tuple[float, bool]:
-    """The median time of one turn, of the runs that were not interrupted if there are any."""
+    """The median time of one turn, of the runs that are good for a ratio if there are any."""
     for _ in range(dropped):
         session.run(which)
         del session.times[-1], session.disturbed[-1], session.which[-1]
     runs = [session.run(which) for _ in range(length)]
-    clean = [took for took, disturbed in runs if not disturbed]
+    clean = [took for took, good in runs if good]
     return float(np.median(clean or [took for took, _ in runs])), bool(clean)
 
 
@@ -422,6 +434,19 @@ def ratio_of(series: Sequence[float], alpha: float, pairs: int, plan: Plan) -> R
         math.expm1(min(found.half_width, 50.0)),
         plan.min_effect,
     )
+
+
+def _alone(plan: Plan) -> bool:
+    """Whether the calling thread's processor time is the time of a run, but for the interruptions."""
+    return plan.threads == 1 and plan.provider == CPU
+
+
+def _clock(plan: Plan) -> Callable[[], float]:
+    """Seconds that models have run for: on a busy machine the time that they had the processor."""
+    if not _alone(plan):
+        return time.perf_counter
+    start, used = time.perf_counter(), time.thread_time()
+    return lambda: max(time.thread_time() - used, (time.perf_counter() - start) / _PATIENCE)
 
 
 def _switches() -> int:
