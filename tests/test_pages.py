@@ -15,6 +15,7 @@ from graphopt import pages
 from graphopt.calibration.ranges import RangeBook
 from graphopt.cli.main import main
 from graphopt.errors import UserError
+from graphopt.evidence import calibrated
 
 MODELS = Path(__file__).parents[1] / "models"
 Cli = Callable[..., tuple[int, str, str]]
@@ -99,7 +100,7 @@ def test_calibrate_writes_a_page_with_all_histograms(cli: Cli, tmp_path: Path) -
     assert code == 0
     assert (tmp_path / "shown.html").read_text(encoding="utf-8") == text
     # Coarser bins lose no value.
-    report = pages.calibrated(book)
+    report = calibrated(book)
     for tensor in report.tensors:
         histogram = book.tensors[tensor.name].histogram
         assert sum(tensor.counts) == histogram.counts.sum()

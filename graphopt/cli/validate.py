@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sets of inputs that are synthesized, each with other sizes of open dims (default: 2)",
     )
     arguments.add_output_style(parser)
+    arguments.add_html(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -108,11 +109,11 @@ def execute(args: argparse.Namespace) -> int:
     mapping = arguments.pairs(args.map, "--map", "as in: --map new_name=old_name")
     drops = arguments.drops(args.max_drop)
     bounds = _tolerances(args.tolerance)
-    settings = arguments.provider_settings(args, compares_numbers=True)
     for option, value in (("--atol", args.atol), ("--rtol", args.rtol)):
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"{option} cannot be {value:g}", fix="it is at least 0")
 
+    arguments.check_html(args)
     from graphopt.budget import Budget
     from graphopt.cli.terminal import console, progress, reader_may_leave
     from graphopt.report.comparison import render
@@ -126,7 +127,6 @@ def execute(args: argparse.Namespace) -> int:
             input_shapes=shapes or None,
             probes=args.probes,
             providers=arguments.comma_list(args.providers),
-            settings=settings,
             numerics=numerics.upper(),
             budget=Budget(**given) if numerics == "lossy" else None,
             atol=args.atol,
@@ -140,6 +140,13 @@ def execute(args: argparse.Namespace) -> int:
             localize=args.localize,
             trust_external_paths=args.trust_external_paths,
             progress=tell,
+        )
+    if args.html:
+        from graphopt import pages
+
+        paths = (args.reference, args.candidate) if args.candidate else (args.reference,)
+        pages.write(
+            args.html, pages.with_graph(report, *paths, trust_external_paths=args.trust_external_paths)
         )
     with reader_may_leave():
         if args.json:

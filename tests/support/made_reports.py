@@ -18,7 +18,7 @@ from graphopt.report.document import (
     RunReport,
 )
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, DrawnTensor, GraphView
-from graphopt.report.gated import Check, GateReport
+from graphopt.report.gated import Check, GateReport, Older
 from graphopt.report.measured import (
     AccuracyReport,
     FloatNode,
@@ -179,7 +179,7 @@ def validation() -> ValidationReport:
         OUTPUTS,
         (
             RuntimeRow("CPU, optimizations off", "CPUExecutionProvider", "off", 0.0, 250.0, True, False, "candidate"),
-            RuntimeRow("CUDA", "CUDAExecutionProvider", "on", None, None, note="not there"),
+            RuntimeRow("CUDA", "CUDAExecutionProvider", "on", None, None, False, False, note="not there"),
         ),
         {"y1": "y"},
         (MetricRow("accuracy", 97.5, 12.0),),
@@ -243,9 +243,30 @@ def gate() -> GateReport:
         Check("providers.cuda", "nodes on CUDA", "-", "all", "error", detail="no CUDA device", line=15),
     )
     return GateReport(
-        FileInfo("b.onnx", 900), "gate.toml", HOSTILE, "failed", checks, FileInfo("a.onnx", 1000), validation(), bench(),
-        (f"added: {HOSTILE}",), BEFORE, AFTER, ("something",), {"numerics": 2.0}, VERSIONS,
-    )  # fmt: skip
+        FileInfo("b.onnx", 900),
+        "gate.toml",
+        HOSTILE,
+        "failed",
+        checks,
+        FileInfo("a.onnx", 1000),
+        validation(),
+        bench(),
+        (f"added: {HOSTILE}",),
+        Older(
+            FileInfo("old.onnx", 950),
+            BEFORE,
+            ("input x",),
+            (HOSTILE,),
+            {"added": 2},
+            {"changed": 1},
+            {HOSTILE: (0, 2)},
+        ),
+        BEFORE,
+        AFTER,
+        ("something",),
+        {"numerics": 2.0},
+        VERSIONS,
+    )
 
 
 def calibration() -> CalibrationReport:

@@ -130,10 +130,11 @@ def _used(row: OutputRow) -> float:
     return row.max_abs / row.allowed if not math.isnan(row.max_abs) else math.inf
 
 
-def layers(rows: Sequence[LayerRow], *, limit: float | None = None) -> Section | None:
-    """SQNR along the depth of the network."""
+def layers(rows: Sequence[LayerRow], *, limit: float | None = None, note: str = "") -> Section | None:
+    """SQNR along the depth of the network; or `note`, why there is none."""
     if not rows:
-        return None
+        words = {"rows": (), "note": note}
+        return Section("layers", "Layer by layer", "layers.html", words) if note else None
     points = [
         charts.DepthPoint(r.depth, r.sqnr_db, f"{r.tensor} ({r.op})", r.ok)
         for r in rows
@@ -147,6 +148,7 @@ def layers(rows: Sequence[LayerRow], *, limit: float | None = None) -> Section |
         shown = sorted([*bad, *good], key=lambda r: r.depth)
     data = {
         "rows": shown,
+        "note": note,
         "more": len(rows) - len(shown),
         "chart": _svg(chart, "SQNR along the depth of the network") if points else "",
     }
@@ -215,7 +217,7 @@ def calibration(report: CalibrationReport) -> Section | None:
         shown = sorted(shown, key=lambda t: -(t.outside / t.count if t.count else 0))[:_MOST_HISTOGRAMS]
     drawn = []
     for t in shown:
-        word = "edited" if t.edited else report.method
+        word = "edited" if t.edited else report.method or "in use"
         bands = [charts.Band(word, t.low, t.high)]
         bands += [
             charts.Band(name, *ends, used=False)
@@ -224,7 +226,13 @@ def calibration(report: CalibrationReport) -> Section | None:
         ]
         panel = charts.histogram(clean(t.name), t.edges, t.counts, bands, zeros=t.zeros)
         drawn.append(_svg(panel, f"Values of {t.name}, range {t.low:.4g} to {t.high:.4g}"))
-    data = {"report": report, "charts": drawn, "more": len(report.tensors) - len(drawn)}
+    words = f"{plural(report.samples, 'sample')}; "
+    if report.method:
+        sign = "symmetric" if report.symmetric else "asymmetric"
+        words += f"ranges by {report.method} for {report.type}, {sign}."
+    else:
+        words += "the values that reach each quantizer of the result, and the range that it represents."
+    data = {"report": report, "words": words, "charts": drawn, "more": len(report.tensors) - len(drawn)}
     return Section("calibration", "Calibration", "calibration.html", data)
 
 
@@ -272,6 +280,7 @@ def checks(report: GateReport) -> Section:
         "policy": report.policy,
         "counts": ", ".join(words),
         "changes": report.changes,
+        "older": report.against,
     }
     return Section("checks", "Checks", "checks.html", data)
 
