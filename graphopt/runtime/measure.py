@@ -10,36 +10,46 @@ new sessions, not the runs, that count as observations.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
-from graphopt.runtime.interval import LOOKS, Interval, alpha_at, interval
-from graphopt.runtime.providers import AS_DEPLOYED, CPU, NVIDIA, ProviderSettings
-from graphopt.runtime.session import Optimize, RuntimeFailure, Session, Source, open_session
-from graphopt.runtime.steady import LEAST_RUNS, Steadiness, steadiness
-from graphopt.runtime.values import Feeds
+from graphopt.runtime.interval import LOOKS, alpha_at
+from graphopt.runtime.plan import Contestant, Instance, Measurement, Plan, Ratio, Times, ratio_of
+from graphopt.runtime.running import (
+    ContestantFailure,
+    Running,
+    blaming,
+    bound_to,
+    clock_of,
+    is_alone,
+    quiet,
+)
+from graphopt.runtime.session import open_session
+from graphopt.runtime.steady import LEAST_RUNS
 
-Times = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Verdict = Literal["faster", "slower", "no difference"]
+__all__ = [
+    "Contestant",
+    "ContestantFailure",
+    "Instance",
+    "Measurement",
+    "Plan",
+    "Ratio",
+    "bound_to",
+    "burst",
+    "measure",
+    "ratio_of",
+]
 
 _ROUNDS: Final = 20
 _FEWEST_ROUNDS: Final = 3
-# Opening sessions may take this much of the time that is measured.
-_OPENING_SHARE: Final = 1.5
-# So many times as long may it take where others use the processor.
-_PATIENCE: Final = 3
-# Shares of a round's time for warming up, and what is warmed up at least.
+# Opening sessions, first runs included, may take as long as what is measured.
+_OPENING_SHARE: Final = 1.0
+# Share of a round's time for warming up.
 _WARM_UP_SHARE: Final = 0.3
-_LEAST_WARM_UP: Final = 2
-_MOST_WARM_UP: Final = 100
 # A burst lasts about so long (seconds), so that the caches are the model's own; its first run does not count.
 _BURST: Final = 0.002
 _LONGEST_BURST: Final = 40
@@ -49,222 +59,6 @@ _FEWEST_BLOCKS: Final = 2
 _MOST_BLOCKS: Final = 60
 # Other memory between sessions, at most so many bytes.
 _BALLAST: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model to time.
-
-    Attributes:
-        source: what a session is made from.
-        feeds: inputs, used in turn; every contestant has as many.
-        settings: the provider's options, where they are not the plan's.
-    """
-
-    source: Source
-    feeds: Sequence[Feeds]
-    settings: ProviderSettings | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to time.
-
-    Attributes:
-        provider, settings, optimize, threads: as for `open_session`.
-        affinity: processors that the runs are bound to; none by default.
-        seconds: how long to run models, warm-up included, opening sessions not. While others use the
-            processor it does not count, so that it can take up to three times as long.
-        runs: instead, at least so many timed runs of each model.
-        rounds: how often each model's session is opened anew; by default as often as time allows, up to 20.
-        confidence: of the intervals.
-        min_effect: a relative difference below this does not count as one.
-        seed: of the random order.
-    """
-
-    provider: str = CPU
-    settings: ProviderSettings = AS_DEPLOYED
-    optimize: Optimize = "all"
-    threads: int = 1
-    affinity: tuple[int, ...] = ()
-    seconds: float = 10.0
-    runs: int | None = None
-    rounds: int | None = None
-    confidence: float = 0.99
-    min_effect: float = 0.01
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One session of a model.
-
-    Attributes:
-        times: seconds of each timed run.
-        disturbed: which of them were interrupted by other threads.
-        warm_up: runs before those.
-        steadiness: of all its runs; None where they are too few to tell.
-        created: seconds that opening it took.
-    """
-
-    times: Times
-    disturbed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-    warm_up: int
-    steadiness: Steadiness | None
-    created: float
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """One contestant against the first, over rounds of new sessions. Below 1, it is faster.
-
-    Attributes:
-        ratio, low, high: of run times, with an interval.
-        confidence: of the interval, in spite of looking several times.
-        pairs: how many pairs of bursts.
-        rounds: how many rounds of new sessions: the observations that the interval is made of.
-        q1, q3: quartiles of the rounds' ratios.
-        resolution: the smallest relative difference that this measurement could have told from none.
-        min_effect: what was asked to count as one.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    confidence: float
-    pairs: int
-    rounds: int
-    q1: float
-    q3: float
-    resolution: float
-    min_effect: float
-
-    @property
-    def significant(self) -> bool:
-        """The interval leaves no doubt that they differ, by however little."""
-        return self.high < 1 or self.low > 1
-
-    @property
-    def verdict(self) -> Verdict:
-        """What it comes to: a difference is sure, and at least as large as one that counts."""
-        if not self.significant or abs(self.ratio - 1) < self.min_effect:
-            return "no difference"
-        return "faster" if self.ratio < 1 else "slower"
-
-    @property
-    def equivalent(self) -> bool:
-        """The interval leaves no doubt that they do not differ by as much as counts."""
-        return self.low > 1 - self.min_effect and self.high < 1 + self.min_effect
-
-
-@dataclass
-class Measurement:
-    """What timing came to.
-
-    Attributes:
-        instances: per contestant, its sessions.
-        ratios: every contestant but the first against the first.
-        bound: inputs and outputs stayed on the device.
-        notes: what people should know.
-    """
-
-    instances: list[list[Instance]]
-    ratios: list[Ratio] = field(default_factory=list)
-    bound: bool = False
-    notes: list[str] = field(default_factory=list)
-
-    def times(self, contestant: int) -> Times:
-        """Seconds of all timed runs."""
-        return np.concatenate([i.times for i in self.instances[contestant]])
-
-
-class ContestantFailure(RuntimeFailure):
-    """A contestant does not load or run; `contestant` says which, from 0."""
-
-    def __init__(self, failure: RuntimeFailure, contestant: int) -> None:
-        super().__init__(failure.kind, failure.message)
-        self.contestant = contestant
-
-
-@contextlib.contextmanager
-def _blaming(contestant: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeFailure as e:
-        raise ContestantFailure(e, contestant) from e
-
-
-class _Running:
-    """An open session while it is timed."""
-
-    def __init__(self, session: Session, feeds: Sequence[Feeds], created: float, alone: bool) -> None:
-        self.session, self.created, self._alone = session, created, alone
-        self.times: list[float] = []
-        self.disturbed: list[bool] = []
-        self.which: list[int] = []
-        self.counts: list[float] = []
-        self.warm_up = 0
-        self.bound = False
-        self._runs = self._runners(feeds)
-
-    def _runners(self, feeds: Sequence[Feeds]) -> list[Callable[[], object]]:
-        if self.session.provider in NVIDIA:
-            with contextlib.suppress(RuntimeFailure):
-                bound = [self.session.bind(given) for given in feeds]
-                self.bound = True
-                return [b.run for b in bound]
-        # On the CPU there is nothing to copy, and people call `run`.
-        return [lambda given=given: self.session.run(given) for given in feeds]  # type: ignore[misc]
-
-    def run(self, which: int) -> tuple[float, bool]:
-        """Run once on the inputs `which`: seconds for the ratio, and whether they are good for one."""
-        call = self._runs[which]
-        switches, used = _switches(), time.thread_time()
-        start = time.perf_counter()
-        call()
-        took = time.perf_counter() - start
-        used, disturbed = time.thread_time() - used, _switches() != switches
-        self.times.append(took)
-        self.disturbed.append(disturbed)
-        self.which.append(which)
-        counts = used if disturbed and self._alone else took
-        self.counts.append(counts)
-        return counts, self._alone or not disturbed
-
-    def warm(self, budget: float, clock: Callable[[], float]) -> None:
-        """Run until times are steady, or the budget (seconds of `clock`) is used up."""
-        end = clock() + budget
-        kinds = len(self._runs)
-        least = max(_LEAST_WARM_UP, kinds)
-        while len(self.times) < _MOST_WARM_UP:
-            self.run(len(self.times) % kinds)
-            n = len(self.times)
-            if n < least:
-                continue
-            if clock() > end:
-                break
-            if n >= 2 * LEAST_RUNS and n % LEAST_RUNS == 0 and self._steady().steady:
-                break
-        self.warm_up = len(self.times)
-
-    def _steady(self) -> Steadiness:
-        times, which = np.array(self.times), np.array(self.which)
-        for kind in set(self.which):  # inputs of several sizes: each in units of its own
-            times[which == kind] /= np.median(times[which == kind])
-        return steadiness(times.tolist())
-
-    def finish(self) -> Instance:
-        """Close the session; what its runs came to."""
-        self.session.close()
-        self._runs = []
-        enough = len(self.times) >= LEAST_RUNS
-        return Instance(
-            np.array(self.times[self.warm_up :]),
-            np.array(self.disturbed[self.warm_up :], bool),
-            self.warm_up,
-            self._steady() if enough else None,
-            self.created,
-        )
 
 
 def measure(
@@ -285,8 +79,8 @@ def measure(
     pairs, looks = 0, 0
     rounds, share = plan.rounds or _ROUNDS, plan.seconds / (plan.rounds or _ROUNDS)
     done = 0
-    with _quiet(), bound_to(plan.affinity):
-        clock = _clock(plan)
+    with quiet(), bound_to(plan.affinity):
+        clock = clock_of(plan)
         while done < rounds:
             tell("measure", f"round {done + 1} of {rounds}")
             start = clock()
@@ -331,12 +125,12 @@ def _round(
 ) -> tuple[list[float], int, float]:
     """One round of new sessions: per contestant but the first its log ratio; blocks; seconds of running."""
     ballast: list[Any] = []
-    running: list[_Running | None] = [None] * len(contestants)
+    running: list[Running | None] = [None] * len(contestants)
     try:
         for i in rng.permutation(len(contestants)).tolist():
             ballast.append(bytearray(int(rng.integers(1, _BALLAST))))
             start = time.perf_counter()
-            with _blaming(i):
+            with blaming(i):
                 session = open_session(
                     contestants[i].source,
                     optimize=plan.optimize,
@@ -345,11 +139,14 @@ def _round(
                     settings=contestants[i].settings or plan.settings,
                     affinity=plan.affinity,
                 )
-            running[i] = _Running(session, contestants[i].feeds, time.perf_counter() - start, _alone(plan))
-        started = clock()
+            running[i] = Running(session, contestants[i].feeds, time.perf_counter() - start, is_alone(plan))
         sessions = [r for r in running if r is not None]
+        for i, fresh in enumerate(sessions):
+            with blaming(i):
+                fresh.first()
+        started = clock()
         for i in rng.permutation(len(sessions)).tolist():
-            with _blaming(i):
+            with blaming(i):
                 sessions[i].warm(_WARM_UP_SHARE * share / len(sessions), clock)
         logs, blocks = _blocks(sessions, plan, share - (clock() - started), rng, clock)
         spent = clock() - started
@@ -364,7 +161,7 @@ def _round(
 
 
 def _blocks(
-    sessions: Sequence[_Running],
+    sessions: Sequence[Running],
     plan: Plan,
     seconds: float,
     rng: np.random.Generator,
@@ -408,7 +205,7 @@ def burst(seconds: float) -> tuple[int, int]:
     return length, 1 if seconds < _LONG_RUN else 0
 
 
-def _burst(session: _Running, which: int, length: int, dropped: int) -> tuple[float, bool]:
+def _burst(session: Running, which: int, length: int, dropped: int) -> tuple[float, bool]:
     """The median time of one turn, of the runs that are good for a ratio if there are any."""
     for _ in range(dropped):
         session.run(which)
@@ -416,76 +213,3 @@ def _burst(session: _Running, which: int, length: int, dropped: int) -> tuple[fl
     runs = [session.run(which) for _ in range(length)]
     clean = [took for took, good in runs if good]
     return float(np.median(clean or [took for took, _ in runs])), bool(clean)
-
-
-def ratio_of(series: Sequence[float], alpha: float, pairs: int, plan: Plan) -> Ratio:
-    """The comparison that observations make: logarithms of ratios, independent of each other."""
-    found: Interval = interval(series, alpha)
-    q1, q3 = np.exp(np.quantile(series, [0.25, 0.75]))
-    return Ratio(
-        math.exp(found.estimate),
-        math.exp(max(found.low, -50.0)),
-        math.exp(min(found.high, 50.0)),
-        plan.confidence,
-        pairs,
-        len(series),
-        float(q1),
-        float(q3),
-        math.expm1(min(found.half_width, 50.0)),
-        plan.min_effect,
-    )
-
-
-def _alone(plan: Plan) -> bool:
-    """Whether the calling thread's processor time is the time of a run, but for the interruptions."""
-    return plan.threads == 1 and plan.provider == CPU
-
-
-def _clock(plan: Plan) -> Callable[[], float]:
-    """Seconds that models have run for: on a busy machine the time that they had the processor."""
-    if not _alone(plan):
-        return time.perf_counter
-    start, used = time.perf_counter(), time.thread_time()
-    return lambda: max(time.thread_time() - used, (time.perf_counter() - start) / _PATIENCE)
-
-
-def _switches() -> int:
-    """How often this process's threads were interrupted by others."""
-    return _usage().ru_nivcsw if _usage is not None else 0
-
-
-def _usage_function() -> Callable[[], Any] | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return lambda: resource.getrusage(resource.RUSAGE_SELF)
-
-
-_usage = _usage_function()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No garbage collection meanwhile."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def bound_to(processors: Sequence[int]) -> Iterator[None]:
-    """Bind the calling thread to the first of `processors`, as far as the system can."""
-    if not processors or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {processors[0]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

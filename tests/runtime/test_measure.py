@@ -19,6 +19,7 @@ from onnx import parser
 
 from graphopt.errors import ProviderError
 from graphopt.runtime import measure as measuring
+from graphopt.runtime import running
 from graphopt.runtime.measure import Contestant, ContestantFailure, Plan, bound_to, burst, measure
 from graphopt.runtime.session import RuntimeFailure
 
@@ -80,7 +81,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         monkeypatch.setattr(measuring.time, "thread_time", lambda: machine.used)
         monkeypatch.setattr(measuring, "open_session", machine.open)
         monkeypatch.setattr(measuring.time, "perf_counter", lambda: machine.now)
-        monkeypatch.setattr(measuring, "_switches", lambda: machine.switches)
+        monkeypatch.setattr(running, "_switches", lambda: machine.switches)
         return machine
 
     return install
@@ -165,14 +166,14 @@ def test_the_time_is_kept(on_machine: Callable[..., Machine]) -> None:
     for seconds in (1e-3, 1e-2, 0.1):
         machine = on_machine(2)
         found = measure([Contestant(model(seconds), FEEDS)] * 2, Plan(seconds=6.0))
-        assert machine.now < 6.0 * 1.6, seconds
+        assert machine.now < 6.0 * 2.1, seconds
         assert found.ratios[0].rounds >= 3
 
 
 def test_sessions_that_take_long_to_open_are_opened_less_often(on_machine: Callable[..., Machine]) -> None:
     machine = on_machine(3)
     found = measure([Contestant(model(1e-2, opening=1.0), FEEDS)] * 2, Plan(seconds=10.0))
-    assert found.ratios[0].rounds == 7  # two seconds each, and one and a half times the ten in all
+    assert found.ratios[0].rounds == 4  # two seconds each and a first run, and ten in all
     assert machine.now < 30
 
 
