@@ -209,7 +209,7 @@ def _burst(session: Running, which: int, length: int, dropped: int) -> tuple[flo
     """The median time of one turn, of the runs that are good for a ratio if there are any."""
     for _ in range(dropped):
         session.run(which)
-        del session.times[-1], session.disturbed[-1], session.which[-1]
+        session.forget()
     runs = [session.run(which) for _ in range(length)]
     clean = [took for took, good in runs if good]
     return float(np.median(clean or [took for took, _ in runs])), bool(clean)

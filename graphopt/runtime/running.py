@@ -78,6 +78,11 @@ class Running:
         self.counts.append(counts)
         return counts, self._alone or not disturbed
 
+    def forget(self) -> None:
+        """Leave out the last run, which was to bring the model's data back into the caches."""
+        for series in (self.times, self.disturbed, self.which, self.counts):
+            series.pop()
+
     def first(self) -> None:
         """The first run on each input: memory is allocated, and cuDNN tries its algorithms."""
         for which in range(len(self._runs)):
@@ -100,7 +105,7 @@ class Running:
         self.warm_up = len(self.times)
 
     def _steady(self) -> Steadiness:
-        times, which = np.array(self.times), np.array(self.which)
+        times, which = np.array(self.counts), np.array(self.which)
         for kind in set(self.which):  # inputs of several sizes: each in units of its own
             times[which == kind] /= np.median(times[which == kind])
         return steadiness(times.tolist())
