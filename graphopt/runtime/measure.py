@@ -88,7 +88,7 @@ def measure(
             done, pairs = done + 1, pairs + blocks
             for series, value in zip(observed, logs, strict=True):
                 series.append(value)
-            if done == 1 and plan.rounds is None:
+            if done == 1 and plan.rounds is None and plan.runs is None:
                 opening = clock() - start - spent
                 rounds = _affordable(plan, spent, opening)
                 share = max((plan.seconds - spent) / max(rounds - 1, 1), 0.0)
@@ -108,7 +108,7 @@ def measure(
 
 def _affordable(plan: Plan, spent: float, opening: float) -> int:
     """How many rounds, given what the first one took."""
-    by_time = plan.seconds / spent if plan.runs is None else _ROUNDS
+    by_time = plan.seconds / spent
     by_opening = _OPENING_SHARE * plan.seconds / max(opening, 1e-6)
     # The first one was held to its share of 20: whatever took longer needs as long every time.
     wanted = _ROUNDS if by_time > _ROUNDS * 0.75 else by_time
