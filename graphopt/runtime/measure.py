@@ -96,9 +96,7 @@ def measure(
                 alpha = alpha_at(looks, 1 - plan.confidence, last=False)
                 looks += 1
                 found.ratios = [ratio_of(series, alpha, pairs, plan) for series in observed]
-                if all(
-                    r.equivalent or (r.significant and r.verdict != "no difference") for r in found.ratios
-                ):
+                if all(r.equivalent or r.verdict != "no difference" for r in found.ratios):
                     break
         else:
             last = 1 - plan.confidence if looks == 0 else alpha_at(looks, 1 - plan.confidence, last=True)
