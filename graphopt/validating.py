@@ -396,6 +396,7 @@ def _output_rows(
     """Per output the worst over probes and runtimes; what the reference does as well does not count."""
     worst: dict[str, OutputVerdict] = {}
     open_: dict[str, str] = {}
+    wrong: set[str] = set()
     for finding in findings:
         skipped = {(m.probe, m.verdict.name): m for m in finding.misses if not m.counts}
         rows = finding.candidate
@@ -408,6 +409,10 @@ def _output_rows(
                     if miss.undecided:
                         open_[verdict.name] = f"cannot be judged under {finding.runtime.name}"
                     continue
+                if verdict.name in wrong and finding.runtime is not JUDGE:
+                    continue  # what is wrong under the judge is told from there
+                if finding.runtime is JUDGE and not verdict.ok:
+                    wrong.add(verdict.name)
                 if not verdict.ok:
                     verdict = replace(verdict, reason=f"under {finding.runtime.name}: {verdict.reason}")
                 worst[verdict.name] = worse(worst.get(verdict.name), verdict)

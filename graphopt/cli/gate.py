@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         nargs="?",
         const="minimal",
-        help=f"print a policy to start from: {', '.join(PRESETS)}; with MODEL, one that it passes",
+        help=f"print a policy to start from: {', '.join(PRESETS)}; with MODEL, with limits that it keeps now",
     ).complete = arguments.PRESETS  # type: ignore[attr-defined]
     group = parser.add_argument_group("what it is measured with", "These go before what the policy names.")
     for option, metavar, what in (

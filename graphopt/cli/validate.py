@@ -87,7 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_trust(parser)
     arguments.add_inputs(parser)
-    arguments.add_provider(parser, choose=False)
     parser.add_argument(
         "--probes",
         type=int,
@@ -110,7 +109,6 @@ def execute(args: argparse.Namespace) -> int:
     mapping = arguments.pairs(args.map, "--map", "as in: --map new_name=old_name")
     drops = arguments.drops(args.max_drop)
     bounds = _tolerances(args.tolerance)
-    settings = arguments.provider_settings(args, compares_numbers=True)
     for option, value in (("--atol", args.atol), ("--rtol", args.rtol)):
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"{option} cannot be {value:g}", fix="it is at least 0")
@@ -129,7 +127,6 @@ def execute(args: argparse.Namespace) -> int:
             input_shapes=shapes or None,
             probes=args.probes,
             providers=arguments.comma_list(args.providers),
-            settings=settings,
             numerics=numerics.upper(),
             budget=Budget(**given) if numerics == "lossy" else None,
             atol=args.atol,

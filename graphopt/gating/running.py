@@ -26,7 +26,7 @@ from graphopt.gating.structure import check_domains, check_ir_version, check_mod
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.gated import Check, GateReport, Older
-from graphopt.runtime.session import resolve_provider
+from graphopt.runtime.providers import ProviderSettings, parse_settings, resolve_provider
 
 #: Limits that compare with the reference: table and key.
 _OF_REFERENCE = (
@@ -233,9 +233,19 @@ def _context(
         metric,
         tuple(dict.fromkeys(resolved)),
         shapes,
+        _settings(file),
         trust,
         tell,
     )
+
+
+def _settings(file: PolicyFile) -> ProviderSettings:
+    """What the policy opens providers with."""
+    measure = file.policy.measure
+    try:
+        return parse_settings(measure.provider_options, tf32=measure.tf32)
+    except UserError as exc:
+        raise type(exc)(exc.what, where=file.where("measure", "provider_options"), fix=exc.fix) from exc
 
 
 def _provider(file: PolicyFile, name: str, key: tuple[str, ...]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graphopt.report.console import line, outputs, show, table, verdict
-from graphopt.report.text import clean, figure, seconds
-from graphopt.report.validated import LayerRow, Localization, RuntimeRow, ValidationReport
+from graphopt.report.text import clean, figure, plural, seconds
+from graphopt.report.validated import LayerRow, Localization, NearbyNode, RuntimeRow, ValidationReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,8 @@ def render(report: ValidationReport, console: Console, *, verbose: bool = False)
     """
     verdict(report.verdict, report.reason or _proven(report), console)
     if report.fault:
-        line(console, "fault", f"{report.fault}. {clean(report.explanation)}", "bold red")
+        line(console, "fault", report.fault, "bold red")
+        _text(report.explanation, console)
     if report.mapping:
         pairs = ", ".join(f"{clean(new)} = {clean(old)}" for new, old in report.mapping.items())
         line(console, "mapped", pairs, "dim")
@@ -106,22 +107,52 @@ def _metrics(report: ValidationReport, console: Console) -> None:
 
 
 def _localization(found: Localization, console: Console) -> None:
-    line(console, "where", clean(found.reason), "bold red" if found.found else "bold yellow")
+    line(console, "where", _place(found), "bold red" if found.found else "bold yellow")
+    if found.found:
+        _text(found.reason, console)
     if not found.neighbourhood:
         return
     console.print()
+    known = {t for node in found.neighbourhood for t in node.outputs} | set(found.agreed)
     for node in found.neighbourhood:
-        mark = {"agrees": "ok ", "diverges": "off", "unknown": " ? "}[node.state]
-        by = f"   made by {clean(node.made_by)}" if node.made_by else ""
-        head = ">>>" if node.guilty else "   "
-        text = f"{head} {mark} {clean(node.op)} {clean(node.name)}{by}"
-        console.print(f"  {text}", markup=False, highlight=False, style="bold red" if node.guilty else "")
-        reads, makes = ", ".join(map(clean, node.inputs)), ", ".join(map(clean, node.outputs))
-        console.print(f"          {reads} -> {makes}", markup=False, highlight=False, style="dim")
+        _nearby(node, known, console)
     words = (
         f"{found.compared} of {found.matched} tensors with a counterpart were compared, in {found.runs} runs"
     )
     console.print(f"  {words}", markup=False, highlight=False, style="dim")
+
+
+def _nearby(node: NearbyNode, known: set[str], console: Console) -> None:
+    """A node, the tensors that it reads as far as they are computed near it, and what it computes."""
+    state = {"agrees": "ok", "diverges": "off", "unknown": "?"}[node.state]
+    by = f"  [{clean(node.made_by)}]" if node.made_by else ""
+    head = f"{'>>>' if node.guilty else '':3} {state:3} {clean(node.op)} {clean(node.name)}".rstrip() + by
+    console.print(
+        f"  {head}", markup=False, highlight=False, soft_wrap=True, style="bold red" if node.guilty else ""
+    )
+    shown = [t for t in node.inputs if t in known]
+    rest = len(node.inputs) - len(shown)
+    lines = [f"from {clean(t)}" for t in shown or node.inputs]
+    if rest and shown:
+        lines.append(f"from {plural(rest, 'other')}")
+    for text in (*lines, *(f"to   {clean(t)}" for t in node.outputs)):
+        console.print(f"          {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
+def _place(found: Localization) -> str:
+    """The node that is at fault, in a few words."""
+    if not found.found:
+        return clean(found.reason)
+    body = f" in {clean(found.body)}" if found.body else ""
+    by = f", made by {clean(found.made_by)}" if found.made_by else ""
+    return f"{clean(found.op)} {clean(found.node)}".rstrip() + body + by
+
+
+def _text(words: str, console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(clean(words)), (0, 0, 0, 2), expand=False))
 
 
 def _layers(rows: tuple[LayerRow, ...], console: Console, *, verbose: bool) -> None:

@@ -56,10 +56,12 @@ class Contestant:
     Attributes:
         source: what a session is made from.
         feeds: inputs, used in turn; every contestant has as many.
+        settings: the provider's options, where they are not the plan's.
     """
 
     source: Source
     feeds: Sequence[Feeds]
+    settings: ProviderSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,7 @@ def _round(
                     optimize=plan.optimize,
                     threads=plan.threads,
                     provider=plan.provider,
-                    settings=plan.settings,
+                    settings=contestants[i].settings or plan.settings,
                     affinity=plan.affinity,
                 )
             running[i] = _Running(session, contestants[i].feeds, time.perf_counter() - start)

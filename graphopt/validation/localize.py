@@ -249,14 +249,17 @@ class Search:
             if not more
             else (f"differences add up: {name!r}{called}, {more}")
         )
-        where = f" in the body {place.body}" if place.body else ""
-        made = f", made by {by}" if by else ""
-        words += f". {op_text(node)} {node.name!r}{where}{made} computes it"
+        if node is place.node:
+            words += f". {op_text(node)}{f' {node.name!r}' if node.name else ''} computes it"
+        else:
+            words += f", which {op_text(node)}{f' {node.name!r}' if node.name else ''} computes"
         agreed = [p for p in agreed if p.candidate in cand.places or p.candidate.name in cand.inputs]
         if not more:
             names = [repr(self._name(p)) for p in agreed]
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             words += f" from what agrees: {shown}" if names else ""
+            if self.runtime.optimize != "none":
+                words += ". onnxruntime may have fused that node with others before it"
         return self._result(
             True,
             words,
