@@ -156,7 +156,8 @@ def large(folder: Path) -> Path:
 def select(driver: Any, text: str) -> None:
     """Search, and jump to the first that is found."""
     driver.execute_script(
-        "const g = document.documentElement.graph; document.querySelector('.search input').value = arguments[0];"
+        "const g = document.documentElement.graph;"
+        "document.querySelector('.search input').value = arguments[0];"
         "g._find(); g._hit(0); g._close();",
         text,
     )
