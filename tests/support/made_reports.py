@@ -89,6 +89,7 @@ def run() -> RunReport:
                 10,
                 2,
                 0.25,
+                sites=(Rewrite("/a/Add", "a constant is an initializer"),),
             ),
             PassReport("fuse-gelu", numerics="CLOSE", rolled_back_sites=1, skipped="rolled back"),
             PassReport("dead-nodes", seconds=0.001),

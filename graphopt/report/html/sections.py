@@ -94,7 +94,8 @@ def passes(report: RunReport) -> Section | None:
             *(["rolled back"] if p.rolled_back_sites else []),
         ]
         declined = sum(r.count for r in p.refusals)
-        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"]})
+        made = (p.changes or p.sites)[:_MOST_CHANGES]
+        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"], "made": made})
     return Section("passes", "Passes", "passes.html", {"rows": rows, "most": _MOST_CHANGES})
 
 
