@@ -163,7 +163,10 @@ def accuracy(report: RunReport) -> Section | None:
         return None
     t = report.latency
     ratio: Any = ""
+    distributions: Any = ""
     if t is not None:
+        series = [("before", t.before_quantiles_ms), ("after", t.after_quantiles_ms)]
+        distributions = _svg(charts.distributions("Latency", series, "ms"), "Latency before and after")
         row = charts.Interval("result", t.ratio, t.low, t.high, t.verdict)
         ratio = _svg(charts.ratios("Latency over the original's", [row]), "Latency ratio")
     data = {
@@ -171,6 +174,7 @@ def accuracy(report: RunReport) -> Section | None:
         "metrics": report.accuracy.metrics if report.accuracy else (),
         "latency": t,
         "ratio": ratio,
+        "distributions": distributions,
         "left_float": report.left_float,
         "sparsity": report.sparsity,
     }
