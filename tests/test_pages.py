@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "r.html"
     pages.write(file, "old")
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: object, target: object) -> None:
         raise OSError(28, "no space left")
 
     monkeypatch.setattr(os, "replace", refuse)
