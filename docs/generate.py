@@ -1,10 +1,10 @@
-"""Write docs/passes/ from the passes themselves: one page per pass, and an index by family.
+"""Write docs/passes/ from the passes themselves, and docs/schemas/ from the dataclasses of reports.
 
-    python docs/generate.py            write the pages
-    python docs/generate.py --check    write nothing; exit 1 if a page is missing, stale or left over
+    python docs/generate.py            write pages and schemas
+    python docs/generate.py --check    write nothing; exit 1 if a file is missing, stale or left over
 
-Only passes of this distribution get a page. Run it again after adding a pass or changing a docstring, an
-option or a preset.
+Pages: one per pass of this distribution, and an index by family. Run it again after adding a pass or changing
+a docstring, an option, a preset or a field of a report.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphopt import schemas
 from graphopt.pipeline.base import Numerics, Pass
 from graphopt.pipeline.options import Option, describe_options
 from graphopt.pipeline.registry import Registry, installed
@@ -244,8 +245,13 @@ def _shell(text: str) -> str:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def differences(wanted: Mapping[str, str], folder: Path) -> list[str]:
-    """What is wrong with the pages in `folder`, one sentence each."""
+def schema_files() -> dict[str, str]:
+    """File name in docs/schemas -> its text."""
+    return {f"{name}.json": schemas.text(name) for name in schemas.NAMES}
+
+
+def differences(wanted: Mapping[str, str], folder: Path, kind: str = "*.md") -> list[str]:
+    """What is wrong with the files in `folder`, one sentence each."""
     problems = []
     for name, text in wanted.items():
         file = folder / name
@@ -253,14 +259,15 @@ def differences(wanted: Mapping[str, str], folder: Path) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.read_text(encoding="utf-8") != text:
             problems.append(f"{name} is stale")
-    problems += [f"{f.name} belongs to no pass" for f in sorted(folder.glob("*.md")) if f.name not in wanted]
+    owner = "pass" if kind == "*.md" else "report"
+    problems += [f"{f.name} belongs to no {owner}" for f in sorted(folder.glob(kind)) if f.name not in wanted]
     return problems
 
 
-def write(wanted: Mapping[str, str], folder: Path) -> None:
-    """Write the pages and delete those that belong to no pass any more."""
+def write(wanted: Mapping[str, str], folder: Path, kind: str = "*.md") -> None:
+    """Write the files and delete those that belong to nothing any more."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.md"):
+    for file in folder.glob(kind):
         if file.name not in wanted:
             file.unlink()
     for name, text in wanted.items():
@@ -272,15 +279,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write docs/passes/ from the passes themselves.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
     parser.add_argument("--folder", type=Path, default=DOCS / "passes", help="default: docs/passes")
+    parser.add_argument("--schemas", type=Path, default=DOCS / "schemas", help="default: docs/schemas")
     args = parser.parse_args(argv)
-    wanted = pages(collect(installed()))
-    problems = differences(wanted, args.folder)
+    wanted, forms = pages(collect(installed())), schema_files()
+    problems = [f"docs/passes: {problem}" for problem in differences(wanted, args.folder)]
+    problems += [f"docs/schemas: {problem}" for problem in differences(forms, args.schemas, "*.json")]
     if not args.check:
         write(wanted, args.folder)
-        print(f"{len(wanted)} pages, {len(problems)} of them changed")
+        write(forms, args.schemas, "*.json")
+        print(f"{len(wanted)} pages, {len(forms)} schemas, {len(problems)} of them changed")
         return 0
     for problem in problems:
-        print(f"docs/passes: {problem}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     if problems:
         print("run: python docs/generate.py", file=sys.stderr)
     return 1 if problems else 0

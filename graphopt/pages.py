@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphopt.errors import UserError
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from graphopt.report.validated import LayerRow, ValidationReport
 
 _SUFFIXES = (".html", ".htm")
-_BINS = 96
 
 
 def html(
@@ -33,6 +30,7 @@ def html(
     after: Model | None = None,
     graph: GraphView | None = None,
     layers: Sequence[LayerRow] = (),
+    layers_note: str = "",
     calibration: CalibrationReport | None = None,
 ) -> str:
     """A report as one self-contained HTML page.
@@ -41,7 +39,7 @@ def html(
         report: of a run, a validation, a measurement of latency, or a gate.
         before, after: the models that it is about, which the page then draws.
         graph: the same, drawn already.
-        layers: for a run: intermediate tensors, compared.
+        layers, layers_note: for a run: intermediate tensors, compared; or why they are not.
         calibration: for a run: what was measured of the activations.
 
     Raises:
@@ -57,7 +55,9 @@ def html(
     if graph is None and after is not None:
         graph = view(after, before)
     if isinstance(report, RunReport):
-        return pages.run_page(report, graph=graph, layers=layers, calibration=calibration)
+        return pages.run_page(
+            report, graph=graph, layers=layers, layers_note=layers_note, calibration=calibration
+        )
     if isinstance(report, ValidationReport):
         return pages.validation_page(report, graph=graph)
     if isinstance(report, GateReport):
@@ -65,6 +65,22 @@ def html(
     if isinstance(report, BenchReport):
         return pages.bench_page(report)
     raise TypeError(f"there is no page for a {type(report).__name__}")
+
+
+def with_graph(
+    report: ValidationReport | GateReport, *paths: str | Path, trust_external_paths: bool = False
+) -> str:
+    """A report as a page that draws the models which it is about.
+
+    Args:
+        report: the report.
+        paths: the model; or two, of which the second came from the first.
+        trust_external_paths: follow external data out of the models' folders.
+    """
+    from graphopt.model import Model
+
+    models = [Model.load(path, trust_external_paths=trust_external_paths) for path in paths]
+    return html(report, before=models[0] if len(models) > 1 else None, after=models[-1])
 
 
 def diff_html(found: ModelDiff, before: Model, after: Model) -> str:
@@ -88,60 +104,10 @@ def sensitivity_html(found: Exploration | Survey, title: str) -> str:
 def calibration_html(book: RangeBook) -> str:
     """A file of ranges as a page, with the histograms that they were chosen from."""
     from graphopt import summary
+    from graphopt.evidence import calibrated
     from graphopt.report.html import pages
 
     return pages.calibration_page(calibrated(book), versions=summary.versions())
-
-
-def calibrated(book: RangeBook) -> CalibrationReport:
-    """A file of ranges as plain data; histograms of many bins get fewer."""
-    from graphopt.report.calibrated import CalibratedTensor, CalibrationReport
-
-    tensors = []
-    for name, tensor in book.tensors.items():
-        histogram = tensor.histogram
-        edges, counts = _coarse(histogram)
-        chosen = tuple(tensor.methods[book.choice.method])
-        tensors.append(
-            CalibratedTensor(
-                name,
-                tensor.dtype,
-                float(tensor.low),
-                float(tensor.high),
-                (tensor.low, tensor.high) != chosen,
-                float(histogram.low[0]),
-                float(histogram.high[0]),
-                int(histogram.count[0]),
-                int(histogram.zeros[0]),
-                histogram.nans,
-                histogram.infinities,
-                {m: (float(a), float(b)) for m, (a, b) in tensor.methods.items()},
-                edges,
-                counts,
-            )
-        )
-    choice = book.choice
-    return CalibrationReport(
-        Path(book.path).name or "",
-        book.passes,
-        book.samples,
-        choice.method,
-        choice.type,
-        choice.symmetric,
-        tuple(tensors),
-    )
-
-
-def _coarse(histogram: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Edges and counts of at most _BINS bins, each of whole bins of the histogram."""
-    import numpy as np
-
-    used = histogram.used()
-    edges, counts = histogram.edges(), histogram.counts[0, :used]
-    each = -(-used // _BINS)
-    starts = np.arange(0, used, each)
-    ends = [*edges[starts].tolist(), float(edges[-1])]
-    return tuple(map(float, ends)), tuple(map(int, np.add.reduceat(counts, starts)))
 
 
 def check_path(path: str | Path, option: str = "--html") -> Path:
@@ -172,19 +138,6 @@ def write(path: str | Path, page: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(page)
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as e:
-        raise UserError(f"the page cannot be written: {e.strerror or e}", where=str(path)) from e
+    from graphopt.io.text_file import write_text
+
+    write_text(path, page)

@@ -15,6 +15,7 @@ from graphopt import pages
 from graphopt.calibration.ranges import RangeBook
 from graphopt.cli.main import main
 from graphopt.errors import UserError
+from graphopt.evidence import calibrated
 
 MODELS = Path(__file__).parents[1] / "models"
 Cli = Callable[..., tuple[int, str, str]]
@@ -99,7 +100,7 @@ def test_calibrate_writes_a_page_with_all_histograms(cli: Cli, tmp_path: Path) -
     assert code == 0
     assert (tmp_path / "shown.html").read_text(encoding="utf-8") == text
     # Coarser bins lose no value.
-    report = pages.calibrated(book)
+    report = calibrated(book)
     for tensor in report.tensors:
         histogram = book.tensors[tensor.name].histogram
         assert sum(tensor.counts) == histogram.counts.sum()
@@ -145,10 +146,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "r.html"
     pages.write(file, "old")
 
-    def refuse(self: Path, target: Path) -> None:
+    def refuse(source: object, target: object) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(UserError, match="cannot be written"):
         pages.write(file, "new")
     assert file.read_text() == "old"

@@ -150,6 +150,11 @@ class CalibrationService:
         once = {key for key in missing if key not in self._observed and keys.count(key) == 1}
         return [found[key] if key in once else _twin(found[key]) for key in keys]
 
+    @property
+    def observed_samples(self) -> int:
+        """How many samples `observe` took; 0 before the first time."""
+        return self._counts.get(self.part, 0)
+
     def _remember(self, key: Hashable, statistic: Any) -> None:
         size = int(getattr(statistic, "nbytes", 0))
         if size >= _CACHED_STATISTIC:

@@ -257,6 +257,7 @@ PASSES = {"bash": "_graphopt_passes", "zsh": "_graphopt_passes"}
 TARGETS = {"bash": "_graphopt_targets", "zsh": "_graphopt_targets"}
 VERIFY = {"bash": "_graphopt_verify", "zsh": "_graphopt_verify"}
 PRESETS = {"bash": "_graphopt_presets", "zsh": "_graphopt_presets"}
+SCHEMAS = {"bash": "_graphopt_schemas", "zsh": "_graphopt_schemas"}
 PROVIDERS = {"bash": "_graphopt_providers", "zsh": "_graphopt_providers"}
 
 

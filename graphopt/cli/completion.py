@@ -62,12 +62,14 @@ def _preamble(shell: str) -> str:
     from graphopt.cli.gate import PRESETS
     from graphopt.cli.run import VERIFY
     from graphopt.pipeline.targets import TARGETS
+    from graphopt.schemas import NAMES
 
     words = {
         "targets": TARGETS,
         "verify": VERIFY,
         "providers": ("cpu", "cuda", "tensorrt"),
         "presets": PRESETS,
+        "schemas": NAMES,
     }
     text = _PREAMBLE.get(shell, "")
     if text:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         nargs="?",
         const="minimal",
-        help=f"print a policy to start from: {', '.join(PRESETS)}; with MODEL, one that it passes",
+        help=f"print a policy to start from: {', '.join(PRESETS)}; with MODEL, with limits that it keeps now",
     ).complete = arguments.PRESETS  # type: ignore[attr-defined]
     group = parser.add_argument_group("what it is measured with", "These go before what the policy names.")
     for option, metavar, what in (
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         action = files.add_argument(option, metavar="FILE", help=what)
         action.complete = arguments.FILE  # type: ignore[attr-defined]
+    arguments.add_html(files)
     arguments.add_output_style(parser)
 
 
@@ -120,8 +121,14 @@ def _writers(args: argparse.Namespace) -> dict[Path, Callable[[GateReport], str]
     from graphopt.report.junit import junit
     from graphopt.report.markdown import markdown
 
+    arguments.check_html(args)
+    trust = args.trust_external_paths
     found: dict[Path, Callable[[GateReport], str]] = {}
-    for option, name, renderer in (("--junit", args.junit, junit), ("--markdown", args.markdown, markdown)):
+    for option, name, renderer in (
+        ("--junit", args.junit, junit),
+        ("--markdown", args.markdown, markdown),
+        ("--html", args.html, lambda report: _page(report, trust_external_paths=trust)),
+    ):
         if name is None:
             continue
         path = Path(name)
@@ -136,6 +143,19 @@ def _writers(args: argparse.Namespace) -> dict[Path, Callable[[GateReport], str]
             raise UserError(f"{option} names a file that another report goes to: {name}")
         found[path] = renderer
     return found
+
+
+def _page(report: GateReport, *, trust_external_paths: bool) -> str:
+    """The report as a page, with the models drawn if they can be read."""
+    from graphopt import pages
+    from graphopt.errors import ModelError
+
+    base = report.reference or (report.against.file if report.against is not None else None)
+    paths = [file.path for file in (base, report.model) if file is not None and file.path]
+    try:
+        return pages.with_graph(report, *paths, trust_external_paths=trust_external_paths)
+    except ModelError:  # the checks say so
+        return pages.html(report)
 
 
 def _init(args: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from graphopt.cli import (
     passes,
     reduce,
     run,
+    schema,
     sensitivity,
     validate,
 )
@@ -57,6 +58,7 @@ _VERBS = (
     diff,
     extract,
     merge,
+    schema,
     completion,
 )
 _EPILOG = """\

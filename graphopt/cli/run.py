@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from graphopt.api import Result, Tell
     from graphopt.pipeline.spec import Spec
     from graphopt.report.document import RunReport
-    from graphopt.report.drawn import GraphView
 
 VERB = "run"
 #: The exit code with which nothing is written: the result is wrong, or --strict and it is not proven.
@@ -143,7 +142,7 @@ def execute(args: argparse.Namespace) -> int:
         )
         code = result.report.exit_code(strict=bool(settings.get("strict")))
         # Before anything is written: the output may take the input's place.
-        graph = _graph(args, result, tell) if args.html else None
+        shown = _shown(args, settings, result, tell) if args.html else {}
         anyway = args.write_anyway and result.report.verdict == "over budget"
         if code != UNPROVEN or anyway:
             tell("save", str(output))
@@ -151,19 +150,40 @@ def execute(args: argparse.Namespace) -> int:
     if args.html:
         from graphopt import pages
 
-        pages.write(args.html, pages.html(result.report, graph=graph))
+        pages.write(args.html, pages.html(result.report, **shown))
     with reader_may_leave():
         _print(result.report, args)
     return code
 
 
-def _graph(args: argparse.Namespace, result: Result, tell: Tell) -> GraphView:
-    """Both models, drawn."""
-    from graphopt import api
+def _shown(
+    args: argparse.Namespace, settings: Mapping[str, Any], result: Result, tell: Tell
+) -> dict[str, Any]:
+    """What the page shows beyond the report: both models drawn, their tensors compared, what is quantized."""
+    from graphopt import api, evidence
+    from graphopt.pipeline.recipe import load_recipe
     from graphopt.viewing import view
 
+    data, report = settings.get("data"), result.report
+    if data is None and args.recipe is not None:
+        data = load_recipe(args.recipe).own_data()
+    original = api.load(Path(args.model), trust_external_paths=args.trust_external_paths)
     tell("draw", args.model)
-    return view(result.model, api.load(Path(args.model), trust_external_paths=args.trust_external_paths))
+    shown: dict[str, Any] = {"graph": view(result.model, original)}
+    if report.verdict in ("not verified", "unproven"):
+        shown["layers_note"] = f"not compared, since the result is {report.verdict}"
+    else:
+        shown["layers"], shown["layers_note"] = evidence.layers(
+            original,
+            result.model,
+            data=data,
+            input_shapes=arguments.input_shapes(args.input_shape),
+            lossy=report.accuracy is not None,
+            tell=tell,
+        )
+    if data is not None:
+        shown["calibration"] = evidence.quantized_values(result.model, original, data, tell=tell)
+    return shown
 
 
 def _config(args: argparse.Namespace) -> tuple[tuple[Spec, ...] | None, dict[str, Any]]:

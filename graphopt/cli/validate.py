@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sets of inputs that are synthesized, each with other sizes of open dims (default: 2)",
     )
     arguments.add_output_style(parser)
+    arguments.add_html(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -112,6 +113,7 @@ def execute(args: argparse.Namespace) -> int:
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"{option} cannot be {value:g}", fix="it is at least 0")
 
+    arguments.check_html(args)
     from graphopt.budget import Budget
     from graphopt.cli.terminal import console, progress, reader_may_leave
     from graphopt.report.comparison import render
@@ -138,6 +140,13 @@ def execute(args: argparse.Namespace) -> int:
             localize=args.localize,
             trust_external_paths=args.trust_external_paths,
             progress=tell,
+        )
+    if args.html:
+        from graphopt import pages
+
+        paths = (args.reference, args.candidate) if args.candidate else (args.reference,)
+        pages.write(
+            args.html, pages.with_graph(report, *paths, trust_external_paths=args.trust_external_paths)
         )
     with reader_may_leave():
         if args.json:

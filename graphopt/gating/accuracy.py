@@ -17,7 +17,7 @@ from graphopt.errors import GraphOptError
 from graphopt.gating.context import Context
 from graphopt.model import Model
 from graphopt.runtime.probe import randomness
-from graphopt.runtime.providers import AS_DEPLOYED, EXACT_MATH
+from graphopt.runtime.providers import EXACT_MATH
 from graphopt.runtime.session import CPU, RuntimeFailure, Session, open_session
 from graphopt.runtime.structure import Structure
 from graphopt.validation.metrics import is_float, leaves, measure
@@ -240,7 +240,7 @@ class Accuracy:
                 prepack=not judge,
                 threads=0,
                 provider=provider,
-                settings=EXACT_MATH if judge else AS_DEPLOYED,
+                settings=EXACT_MATH if judge else self.ctx.settings,
             )
         except RuntimeFailure as failure:
             which = "the reference" if judge else "the model"

@@ -21,6 +21,7 @@ from graphopt.report.timed import BenchReport
 from graphopt.report.validated import ValidationReport
 from graphopt.runtime.inputs import Synthesizer
 from graphopt.runtime.probe import Probes, find_probes
+from graphopt.runtime.providers import AS_DEPLOYED, ProviderSettings
 from graphopt.runtime.session import RuntimeFailure, open_session
 
 Tell = Callable[[str, str], None]
@@ -44,6 +45,7 @@ class Context:
         metric: the user's task metric.
         providers: execution providers, by onnxruntime's names; the first is timed.
         input_shapes: dims by input name.
+        settings: what the providers are opened with.
         trust: external data may lie anywhere.
         tell: told what is going on.
         warnings: what people should know besides the checks.
@@ -60,6 +62,7 @@ class Context:
     metric: Any = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    settings: ProviderSettings = AS_DEPLOYED
     trust: bool = False
     tell: Tell = lambda stage, detail: None
     warnings: list[str] = field(default_factory=list)

@@ -50,7 +50,9 @@ def _measured(ctx: Context, which: str) -> tuple[Footprint | None, str]:
         return None, ctx.inputs.reason
     ctx.tell("memory", f"of the {which}")
     try:
-        return footprint(model.path, [ctx.inputs.sets[0].feeds], provider=ctx.providers[0]), ""
+        return footprint(
+            model.path, [ctx.inputs.sets[0].feeds], provider=ctx.providers[0], settings=ctx.settings
+        ), ""
     except RuntimeFailure as failure:
         verb = "run" if failure.kind == "run" else "load"
         return None, f"the {which} does not {verb}: {failure.message}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from graphopt.gating.accuracy import Accuracy, Distance, NotMeasured
-from graphopt.gating.asked import number
+from graphopt.gating.asked import matches, number
 from graphopt.gating.context import Context
-from graphopt.gating.policy import Figures
+from graphopt.gating.policy import Figures, NumericsLimits
 from graphopt.report.gated import Check
 from graphopt.report.validated import ValidationReport
 from graphopt.validating import validate
@@ -43,14 +44,12 @@ def check_numerics(ctx: Context, accuracy: Accuracy) -> Iterator[Check]:
     except NotMeasured as failure:
         why = str(failure)
     known: dict[str, Distance | None] = {**distances} or dict.fromkeys(limits.outputs) or {"": None}
-    for name in limits.outputs:
-        if name not in known and distances:
-            outputs = ", ".join(distances)
-            key = next(iter(limits.outputs[name].limits()))
-            missing = ctx.ask(
-                ("numerics", "outputs", name, key), f"output {name}", _limit(limits.outputs[name], key)
-            )
-            yield missing.not_measured(f"there is no output {name!r}; there are: {outputs}")
+    meant = {_meant(limits, name) for name in known}
+    for name, table in limits.outputs.items():
+        if distances and name not in meant:
+            key = next(iter(table.limits()))
+            missing = ctx.ask(("numerics", "outputs", name, key), f"output {name}", _limit(table, key))
+            yield missing.not_measured(f"there is no output {name!r}; there are: {', '.join(distances)}")
     for key in _FIGURES:
         if key in asked:
             yield from _for_all(ctx, accuracy, key, known, why)
@@ -65,18 +64,23 @@ def _for_all(
     attribute, words, unit, floats_only = _FIGURES[key]
     common, applied = _value(limits, key), 0
     for name, distance in outputs.items():
-        own = _value(limits.outputs.get(name) or Figures(), key)
+        meant = _meant(limits, name)
+        own = None if meant is None else _value(limits.outputs[meant], key)
         allowed = common if own is None else own
         if allowed is None:
             continue
         if floats_only and own is None and distance is not None and not distance.floats:
             continue  # the limit for all is about float outputs
         applied += 1
-        place = ("numerics", "outputs", name, key) if own is not None else ("numerics", key)
+        place = ("numerics", key) if own is None or meant is None else ("numerics", "outputs", meant, key)
         what = f"{words} of {name}" if name else words
         bound = "at least" if key.startswith("min") else "at most"
         asked = ctx.ask(
-            place, what, f"{bound} {number(allowed)}{unit}", allowed, at=None if own is not None else name
+            place,
+            what,
+            f"{bound} {number(allowed)}{unit}",
+            allowed,
+            at=None if own is not None and meant == name else name,
         )
         if distance is None:
             yield asked.not_measured(why or "there is no such output")
@@ -92,6 +96,18 @@ def _for_all(
     if common is not None and not applied:
         asked = ctx.ask(("numerics", key), words, _limit(limits, key), common)
         yield asked.not_measured("no output of the model has floats")
+
+
+def _meant(limits: NumericsLimits, output: str) -> str | None:
+    """The entry of `[numerics.outputs]` that is about an output: its name, that of a sequence that it is an
+    element of ("y" for "y[0]"), or a glob.
+    """
+    if output in limits.outputs:
+        return output
+    for name in limits.outputs:
+        if output.startswith((f"{name}[", f"{name}.")) or matches(output, [name]):
+            return name
+    return None
 
 
 def _value(table: Figures, key: str) -> float | None:
@@ -111,8 +127,10 @@ def _standard(ctx: Context, standard: str, found: ValidationReport) -> Check:
     if found.verdict == "unproven":
         return asked.not_measured(found.reason)
     used = max((r.candidate_used for r in found.runtimes if r.candidate_used is not None), default=None)
-    value = found.verdict if used is None else f"{found.verdict}, {number(used)} of the allowance"
-    detail = "; ".join(text for text in (found.explanation, found.reason, _where(found)) if text)
+    words = "" if used is None else f", {number(used)}{' times' if used > 1 else ' of'} the allowance"
+    value = found.verdict + words
+    fault = f"at fault: {found.fault}" if found.fault else ""
+    detail = "; ".join(text for text in (_where(found), fault, found.reason) if text)
     return asked.judged(found.verdict == "proven", value, used, detail)
 
 
@@ -137,6 +155,7 @@ def _validated(ctx: Context) -> ValidationReport:
         data=ctx.data,
         input_shapes=ctx.input_shapes or None,
         providers=ctx.providers,
+        settings=replace(ctx.settings, tf32=bool(ctx.settings.tf32)),  # it would hide what is wrong
         numerics=(limits.standard or "lossy").upper(),
         localize=limits.localize,
     )

@@ -9,7 +9,6 @@ from graphopt.gating.context import Context
 from graphopt.gating.policy import ProviderLimits
 from graphopt.report.gated import Check
 from graphopt.runtime.assignment import Assignment, PlacedNode, assignment
-from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure
 
 _ON_PURPOSE = "preferred on the CPU"
@@ -23,7 +22,7 @@ def check_providers(ctx: Context) -> Iterator[Check]:
         found: Assignment | None = None
         why = ""
         try:
-            found = assignment(source, provider=name, settings=AS_DEPLOYED)
+            found = assignment(source, provider=name, settings=ctx.settings)
         except RuntimeFailure as failure:
             why = f"the model does not load on {name}: {failure.message}"
         if limits.min_share is not None:

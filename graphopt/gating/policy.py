@@ -129,7 +129,7 @@ class OpLimits(Table):
 
     allowed: list[str] | None = Field(default=None, description="globs: every operator matches one of them")
     banned: list[str] = Field(default_factory=list, description="globs: no operator matches any of them")
-    random: bool | None = Field(default=None, description="false: no operator draws random numbers")
+    random: bool | None = Field(default=None, description="false: nothing random reaches an output")
 
 
 class DomainLimits(Table):
@@ -195,7 +195,8 @@ class NumericsLimits(Figures):
     )
     outputs: dict[str, Figures] = Field(
         default_factory=dict,
-        description="limits by output, each in place of the one for all: `[numerics.outputs.logits]`",
+        description="limits by output (its name, or a glob), each in place of the one for all: "
+        "`[numerics.outputs.logits]`",
     )
 
 
@@ -242,7 +243,7 @@ class SessionLimits(Table):
     undecided: Undecided = Field(default="fail", description="as in `[latency]`")
     confidence: Confidence = Field(default=0.95, description="of the ratio's interval")
     repeats: Annotated[int, Field(ge=3, le=1000)] = Field(
-        default=9, description="how often each model is loaded"
+        default=9, description="how often each model is loaded; four times as often while it is undecided"
     )
 
 
@@ -329,6 +330,15 @@ class MeasureSettings(Table):
         description="execution providers, `cpu` by default; numbers have to hold on all of them, times are "
         "taken on the first; `--providers` goes first",
         min_length=1,
+    )
+    tf32: bool | None = Field(
+        default=None,
+        description="float32 is rounded to TF32 in products on NVIDIA's providers; unless this says so, "
+        "figures and times are taken as onnxruntime runs the model by default, `standard` without TF32",
+    )
+    provider_options: dict[str, str] = Field(
+        default_factory=dict,
+        description='options of the providers, by onnxruntime\'s names: `device_id = "1"`',
     )
     input_shapes: dict[str, list[Annotated[int, Field(ge=1)]]] = Field(
         default_factory=dict, description="dims of inputs by name, for synthesized inputs"

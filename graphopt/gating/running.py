@@ -26,7 +26,7 @@ from graphopt.gating.structure import check_domains, check_ir_version, check_mod
 from graphopt.graph.stats import model_stats
 from graphopt.model import Model
 from graphopt.report.gated import Check, GateReport, Older
-from graphopt.runtime.session import resolve_provider
+from graphopt.runtime.providers import ProviderSettings, parse_settings, resolve_provider
 
 #: Limits that compare with the reference: table and key.
 _OF_REFERENCE = (
@@ -49,7 +49,7 @@ def gate(
     against: str | Path | None = None,
     data: Any = None,
     metric: Any = None,
-    providers: Sequence[str] | None = None,
+    providers: str | Sequence[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     trust_external_paths: bool = False,
     progress: Tell | None = None,
@@ -74,6 +74,7 @@ def gate(
     """
     clock = summary.Clock()
     tell = progress or (lambda stage, detail: None)
+    providers = (providers,) if isinstance(providers, str) else providers
     file = policy if isinstance(policy, PolicyFile) else load_policy(policy)
     ctx = _context(
         file,
@@ -233,9 +234,19 @@ def _context(
         metric,
         tuple(dict.fromkeys(resolved)),
         shapes,
+        _settings(file),
         trust,
         tell,
     )
+
+
+def _settings(file: PolicyFile) -> ProviderSettings:
+    """What the policy opens providers with."""
+    measure = file.policy.measure
+    try:
+        return parse_settings(measure.provider_options, tf32=measure.tf32)
+    except UserError as exc:
+        raise type(exc)(exc.what, where=file.where("measure", "provider_options"), fix=exc.fix) from exc
 
 
 def _provider(file: PolicyFile, name: str, key: tuple[str, ...]) -> str:

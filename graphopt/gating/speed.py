@@ -18,10 +18,11 @@ from graphopt.report.gated import Check
 from graphopt.report.text import plural
 from graphopt.report.timed import BenchReport, PairedRatio
 from graphopt.runtime.interval import interval
-from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 
 _LONGER = 4
+
+Times = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def check_latency(ctx: Context) -> Iterator[Check]:
@@ -34,6 +35,7 @@ def check_latency(ctx: Context) -> Iterator[Check]:
         yield from (asked.not_measured(found) for asked in (ratio, own) if asked is not None)
         return
     ctx.bench = found
+    ctx.warnings += [f"latency: {note}" for note in found.notes]
     timing = found.timings[-1]
     how = f"{found.provider}, {plural(limits.threads, 'thread')}, {plural(timing.sessions, 'session')}"
     if ratio is not None:
@@ -73,6 +75,7 @@ def _benched(ctx: Context, limits: LatencyLimits, ratio: Asked | None) -> BenchR
                 data=ctx.data,
                 input_shapes=ctx.input_shapes or None,
                 provider=ctx.providers[0],
+                settings=ctx.settings,
                 threads=limits.threads,
                 seconds=seconds,
                 sessions=sessions,
@@ -85,15 +88,15 @@ def _benched(ctx: Context, limits: LatencyLimits, ratio: Asked | None) -> BenchR
             raise
         except UserError as exc:
             return exc.what
-        if ratio is None or sessions is not None or not _is_open(ratio, found.ratios[0]):
+        if ratio is None or sessions is not None or not _is_open(limits.max_ratio or 0, found.ratios[0]):
             return found
         # It stops once it knows which one is faster. That may not tell what side of the limit it is on.
         seconds, sessions = _LONGER * seconds, 2 * found.ratios[0].sessions
 
 
-def _is_open(asked: Asked, found: PairedRatio) -> bool:
-    assert asked.allowed is not None
-    return found.low <= asked.allowed < found.high
+def _is_open(limit: float, found: PairedRatio) -> bool:
+    """The limit lies inside the interval."""
+    return found.low <= limit < found.high
 
 
 def decided(asked: Asked, found: PairedRatio, undecided: Undecided, detail: str) -> Check:
@@ -102,7 +105,8 @@ def decided(asked: Asked, found: PairedRatio, undecided: Undecided, detail: str)
     Passed if the whole interval lies within the limit, failed if it lies beyond it; in between it is not
     shown either way, and the policy says what that means.
     """
-    if not _is_open(asked, found):
+    assert asked.allowed is not None
+    if not _is_open(asked.allowed, found):
         return asked.at_most(found.ratio, number(found.ratio), detail)
     words = f"undecided: the limit lies inside the interval, which counts as a {undecided}; {detail}"
     return asked.judged(undecided == "pass", number(found.ratio), found.ratio, words)
@@ -120,23 +124,22 @@ def check_session(ctx: Context) -> Iterator[Check]:
     if limits.max_ratio is not None:
         assert ctx.reference is not None
         models.insert(0, ctx.reference)
-    ctx.tell("session", "opening sessions")
-    why = ""
-    times: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.empty((0, len(models)))
+    times: Times | str
     try:
         times = _openings(ctx, models, limits.repeats)
+        if limits.max_ratio is not None and _is_open(limits.max_ratio, paired(times, limits.confidence)):
+            times = _openings(ctx, models, _LONGER * limits.repeats)
     except RuntimeFailure as failure:
-        why = f"one of the models does not load on {ctx.providers[0]}: {failure.message}"
-    detail = f"{limits.repeats} times on {ctx.providers[0]}"
+        times = f"one of the models does not load on {ctx.providers[0]}: {failure.message}"
     if limits.max_ms is not None:
         asked = ctx.ask(
             ("session", "max_ms"), "time to load", f"at most {number(limits.max_ms)} ms", limits.max_ms
         )
-        if why:
-            yield asked.not_measured(why)
+        if isinstance(times, str):
+            yield asked.not_measured(times)
         else:
             value = 1e3 * float(np.median(times[:, -1]))
-            yield asked.at_most(value, f"{number(value)} ms", f"median, {detail}")
+            yield asked.at_most(value, f"{number(value)} ms", f"median of {len(times)} on {ctx.providers[0]}")
     if limits.max_ratio is not None:
         asked = ctx.ask(
             ("session", "max_ratio"),
@@ -144,16 +147,16 @@ def check_session(ctx: Context) -> Iterator[Check]:
             f"at most {number(limits.max_ratio)}",
             limits.max_ratio,
         )
-        if why:
-            yield asked.not_measured(why)
+        if isinstance(times, str):
+            yield asked.not_measured(times)
             return
         found = paired(times, limits.confidence)
         before, after = (1e3 * float(t) for t in np.median(times, axis=0))
-        words = f"{_interval(found)}; {number(before)} -> {number(after)} ms; each {detail}"
-        yield decided(asked, found, limits.undecided, words)
+        words = f"{number(before)} -> {number(after)} ms; each {len(times)} times on {ctx.providers[0]}"
+        yield decided(asked, found, limits.undecided, f"{_interval(found)}; {words}")
 
 
-def paired(times: np.ndarray[tuple[int, ...], np.dtype[np.float64]], confidence: float) -> PairedRatio:
+def paired(times: Times, confidence: float) -> PairedRatio:
     """The ratio that pairs of times make, shape (pairs, 2), with its interval."""
     found = interval(np.log(times[:, 1] / times[:, 0]).tolist(), 1 - confidence)
     low, middle, high = (math.exp(x) for x in (found.low, found.estimate, found.high))
@@ -161,17 +164,16 @@ def paired(times: np.ndarray[tuple[int, ...], np.dtype[np.float64]], confidence:
     return PairedRatio("A", "B", middle, low, high, confidence, len(times), high / low - 1, verdict)  # type: ignore[arg-type]
 
 
-def _openings(
-    ctx: Context, models: list[Model], repeats: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _openings(ctx: Context, models: list[Model], repeats: int) -> Times:
     """Seconds to open a session, shape (repeats, models); in turns, after one round that does not count."""
+    ctx.tell("session", f"{repeats} times each")
     sources = [model.session_source() for model in models]
     times = np.empty((repeats + 1, len(sources)))
     for n, row in enumerate(times):
         for i in sorted(range(len(sources)), reverse=bool(n % 2)):
             start = time.perf_counter()
             session = open_session(
-                sources[i], optimize="all", provider=ctx.providers[0], settings=AS_DEPLOYED
+                sources[i], optimize="all", provider=ctx.providers[0], settings=ctx.settings
             )
             row[i] = time.perf_counter() - start
             session.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import onnx
 import onnx.checker
@@ -11,11 +14,11 @@ import onnx.shape_inference
 from graphopt.gating.asked import Asked, matches, names
 from graphopt.gating.context import Context
 from graphopt.gating.policy import VersionLimits
+from graphopt.io.loading import data_locations
 from graphopt.ir import Function
 from graphopt.report.gated import Check
 from graphopt.runtime.operators import is_known
 from graphopt.runtime.probe import randomness
-from graphopt.runtime.providers import AS_DEPLOYED
 from graphopt.runtime.session import RuntimeFailure, open_session
 from graphopt.runtime.structure import Structure
 
@@ -49,12 +52,42 @@ def _objection(ctx: Context, *, full: bool) -> str:
 
     It reads the file by itself: external data stays where it is, and models of any size can be checked.
     """
-    assert ctx.model
     try:
-        onnx.checker.check_model(str(ctx.path.resolve()), full_check=full)
+        with _checkable(ctx) as path:
+            onnx.checker.check_model(str(path), full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         return "; ".join(str(exc).strip().splitlines()[:_FIRST_LINES])
     return ""
+
+
+@contextlib.contextmanager
+def _checkable(ctx: Context) -> Iterator[Path]:
+    """The model's file as ONNX's checker takes it.
+
+    The checker refuses data behind links, which is how caches of models keep it: a copy without the weights,
+    beside empty files of their size, stands in for such a model.
+    """
+    data = ctx.model.data_files
+    if not (ctx.path.is_symlink() and data):
+        yield ctx.path.resolve()
+        return
+    sizes = {location: _size_of(ctx, location) for location in data_locations(ctx.path)}
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        folder = Path(name).resolve()
+        path = folder / "model.onnx"
+        path.write_bytes(ctx.path.read_bytes())
+        for location, size in sizes.items():
+            file = folder / location
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                stream.truncate(size)
+        yield path
+
+
+def _size_of(ctx: Context, location: str) -> int:
+    """Bytes of a data file, beside the model or beside what it is a link to."""
+    beside = ctx.path.parent / location
+    return (beside if beside.exists() else ctx.path.resolve().parent / location).stat().st_size
 
 
 def _runs(ctx: Context) -> Iterator[Check]:
@@ -64,7 +97,7 @@ def _runs(ctx: Context) -> Iterator[Check]:
         )
         try:
             with open_session(
-                ctx.model.session_source(), optimize="all", provider=provider, settings=AS_DEPLOYED
+                ctx.model.session_source(), optimize="all", provider=provider, settings=ctx.settings
             ) as session:
                 if ctx.inputs.reason:
                     yield asked.not_measured(ctx.inputs.reason)

@@ -7,6 +7,7 @@ far as they were read.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def footprint(
     if not _STATUS.exists():
         raise NotMeasurable("this system does not tell the peak memory of a process")
     job = {
-        "path": str(Path(path).resolve()),
+        "path": os.path.abspath(path),  # a link stays one: the data may lie beside it
         "feeds": [dict(given) for given in feeds],
         "provider": provider,
         "threads": threads,

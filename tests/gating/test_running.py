@@ -14,7 +14,7 @@ from gate_models import HEAD, TEXT, only, weights
 
 import graphopt
 from graphopt.errors import ModelError, ProviderError, UserError
-from graphopt.gating import speed
+from graphopt.gating import numerics, speed
 from graphopt.gating.starter import starter
 from graphopt.report.document import FileInfo, to_json
 from graphopt.report.gated import SCHEMA
@@ -30,7 +30,7 @@ DATA = MEASURE + 'data = "data.npz"\nmetric = "metric.py:figures"\n'
 def test_figures_are_over_all_samples(run: Any, folder: Path) -> None:
     policy = (
         DATA
-        + "[numerics]\nmin_sqnr_db = 0\nmin_cosine = 0\nmax_abs = 10\nmin_equal = 0\n[metrics.samples]\nmin = 40"
+        + "[numerics]\nmin_sqnr_db = 0\nmin_cosine = 0\nmax_abs = 10\nmax_rel = 10\nmin_equal = 0\n[metrics.samples]\nmin = 40"
     )
     report = run(policy, "near.onnx")
     data = np.load(folder / "data.npz")
@@ -42,12 +42,19 @@ def test_figures_are_over_all_samples(run: Any, folder: Path) -> None:
         "numerics.min_sqnr_db.y": 10 * np.log10((signal @ signal) / (noise @ noise)),
         "numerics.min_cosine.y": (signal @ near) / np.sqrt((signal @ signal) * (near @ near)),
         "numerics.max_abs.y": np.max(np.abs(noise)),
+        "numerics.max_rel.y": np.max(np.abs(noise) / np.abs(signal)),
         "numerics.min_equal.best": 1.0,
         "metrics.samples.min": 40,
     }
     for name, value in expected.items():
         assert only(report, name).measured == pytest.approx(value, rel=1e-3), name
     assert "40 samples" in only(report, "numerics.min_sqnr_db.y").detail
+    far = run(DATA + "[numerics.outputs.best]\nmin_equal = 0.5\nmax_abs = 1", "far.onnx")
+    x, b = data["x"].astype(np.float64), np.array([0.5, -0.5])
+    same = np.argmax(x @ w + b, axis=1) == np.argmax(x @ -w + b, axis=1)
+    assert 0 < same.mean() < 1
+    assert only(far, "numerics.outputs.best.min_equal").measured == pytest.approx(same.mean())
+    assert only(far, "numerics.outputs.best.max_abs").measured == 1
     # Ratios make no sense of integers: the limit for all outputs is not about them.
     assert not [
         c for c in report.checks if c.name in ("numerics.min_sqnr_db.best", "numerics.min_cosine.best")
@@ -66,6 +73,22 @@ def test_limits_of_one_output_go_first(run: Any) -> None:
     (y,) = (c for c in report.checks if c.name == "numerics.outputs.y.max_abs")
     (best,) = (c for c in report.checks if c.name == "numerics.max_abs.best")
     assert (y.allowed, y.line, best.allowed, best.line) == (0.5, 6, 1e-9, 4)
+
+
+def test_limits_by_glob_and_of_sequences(run: Any, folder: Path) -> None:
+    report = run(MEASURE + '[numerics.outputs."[by]*"]\nmax_abs = 0.5\n', "near.onnx")
+    assert [(c.name, c.line, c.verdict) for c in report.checks] == [
+        ("numerics.outputs.[by]*.max_abs.y", 4, "passed"),
+        ("numerics.outputs.[by]*.max_abs.best", 4, "passed"),
+    ]
+    for name, op in (("one.onnx", "Identity"), ("two.onnx", "Neg")):
+        text = f"""{HEAD} g (float[2] x) => (seq(float[2]) s) {{ a = {op}(x) s = SequenceConstruct(x, a) }}"""
+        onnx.save(onnx.parser.parse_model(text), folder / name)
+    report = run("[numerics.outputs.s]\nmax_abs = 0", "two.onnx", reference=folder / "one.onnx")
+    assert {c.name: c.verdict for c in report.checks} == {
+        "numerics.outputs.s.max_abs.s[0]": "passed",
+        "numerics.outputs.s.max_abs.s[1]": "failed",
+    }
 
 
 def test_nan_is_never_close(run: Any) -> None:
@@ -212,6 +235,34 @@ def test_intervals(
     assert report.bench is not None
 
 
+def test_options_of_providers_reach_all_that_is_opened(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def benched(models: Any, **how: Any) -> BenchReport:
+        seen["bench"] = how["settings"]
+        return timed(0.5, 0.5, 0.5)
+
+    def validated(*models: Any, **how: Any) -> Any:
+        seen["validate"] = how["settings"]
+        return validate(*models, **how)
+
+    validate = numerics.validate
+    monkeypatch.setattr(speed, "bench", benched)
+    monkeypatch.setattr(numerics, "validate", validated)
+    limits = "[latency]\nmax_ratio = 1\n[numerics]\nmax_abs = 1\n"
+    for given, tf32, strict in (
+        ("", None, False),
+        ("tf32 = true", True, True),
+        ("tf32 = false", False, False),
+    ):
+        run(f'{MEASURE}provider_options = {{device_id = "1"}}\n{given}\n{limits}')
+        assert (seen["bench"].tf32, seen["validate"].tf32) == (tf32, strict)
+        assert seen["bench"].other == seen["validate"].other == {"device_id": "1"}
+    with pytest.raises(UserError, match="device_id is a whole number") as caught:
+        run(MEASURE + 'provider_options = {device_id = "x"}\n' + limits)
+    assert str(caught.value.where).endswith("gate.toml:3")
+
+
 def test_percentiles(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quantiles = tuple(float(i) for i in range(101))
     timing = Timing("A", FileInfo(), 100, 10, True, 50, 0, 50, 90, 95, 99, quantiles, sessions=7)
@@ -221,6 +272,27 @@ def test_percentiles(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         for limit, verdict in ((value, "passed"), (value - 0.1, "failed")):
             check = run(f"[latency]\nmax_ms = {limit}\npercentile = {percentile}").checks[0]
             assert (check.measured, check.verdict) == (value, verdict)
+
+
+def test_loading_is_measured_longer_while_it_is_undecided(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    repeats: list[int] = []
+
+    def opened(ctx: Any, models: list[Any], n: int) -> Any:
+        repeats.append(n)
+        slower = np.resize([0.0, 0.1, 0.04, 0.06, 0.02, 0.08], n)  # symmetric around 0.05
+        return np.exp(np.stack([np.zeros(n), slower], axis=1))
+
+    monkeypatch.setattr(speed, "_openings", opened)
+    for limit, verdict, tried in (
+        (1.2, "passed", [9]),
+        (0.9, "failed", [9]),
+        (np.exp(0.05), "failed", [9, 36]),
+    ):
+        repeats.clear()
+        check = run(MEASURE + f"[session]\nmax_ratio = {limit}").checks[0]
+        assert (check.verdict, repeats) == (verdict, tried)
+        assert ("undecided" in check.detail) == (len(tried) > 1)
+    assert run(MEASURE + '[session]\nmax_ratio = 1.0513\nundecided = "pass"').verdict == "passed"
 
 
 def test_ratios_of_loading_have_an_interval() -> None:
@@ -292,7 +364,7 @@ def test_what_is_handed_in_goes_first(run: Any, folder: Path) -> None:
         reference=folder / "model.onnx",
         data=folder / "data.npz",
         metric=lambda pairs: {"figure": float(sum(len(sample["x"]) for sample, _ in pairs))},
-        providers=["cpu"],
+        providers="cpu",
     )
     assert report.verdict == "passed"
     assert only(report, "metrics.figure.min").measured == 40

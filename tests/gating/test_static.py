@@ -314,3 +314,20 @@ def test_nodes_on_another_provider(run: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_hard_links_are_refused(run: Any, folder: Path) -> None:
     os.link(folder / "external.data", folder / "twin.data")
     assert run("[external_data]\ninside_folder = true", "external.onnx").verdict == "failed"
+
+
+def test_a_model_in_a_cache_of_links(run: Any, folder: Path) -> None:
+    """Files with other names elsewhere, and links to them where they belong."""
+    (folder / "blobs").mkdir()
+    for name, blob in (("external.onnx", "a"), ("external.data", "b")):
+        (folder / name).rename(folder / "blobs" / blob)
+        (folder / name).symlink_to(folder / "blobs" / blob)
+    policy = "[model]\nvalid = true\nshapes = true\nruns = true\n[external_data]\ninside_folder = true\n"
+    report = run(policy + "[memory]\nmax_mb = 1000\n[weights]\nfinite = true", "external.onnx")
+    assert report.verdict == "passed", report.checks
+    proto = onnx.load(folder / "external.onnx", load_external_data=False)
+    proto.graph.node[0].op_type = "Nonsense"
+    onnx.save(proto, folder / "blobs/a")
+    report = run(policy, "external.onnx")
+    assert only(report, "model.valid").verdict == "failed"
+    assert "Nonsense" in only(report, "model.valid").detail

@@ -1,15 +1,15 @@
 """Runs whose inputs and outputs stay on the device: on the CPU for real, for a GPU with onnxruntime's calls."""
 
-from types import SimpleNamespace
 from typing import Any
 
+import fake_cuda
 import ml_dtypes
 import numpy as np
-import onnxruntime
 import pytest
+from fake_cuda import FakeCuda
 from onnx import TensorProto, helper, parser
 
-from graphopt.runtime import binding, providers, session
+from graphopt.runtime import binding, providers
 from graphopt.runtime.measure import Contestant, Plan, measure
 from graphopt.runtime.providers import AS_DEPLOYED, CUDA, ProviderSettings, current, using
 from graphopt.runtime.session import RuntimeFailure, Session, open_session
@@ -81,73 +81,9 @@ def test_values_that_do_not_fit_fail_when_run() -> None:
             bound.run()
 
 
-class FakeCuda:
-    """An InferenceSession on CUDA that writes down what is called; it computes on the CPU."""
-
-    def __init__(self, proto: bytes, options: Any, **kwargs: Any) -> None:
-        self.real = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        self.log: list[Any] = [("providers", kwargs["providers"])]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-    def get_providers(self) -> list[str]:
-        return [CUDA, "CPUExecutionProvider"]
-
-    def io_binding(self) -> Any:
-        real, log = self.real.io_binding(), self.log
-
-        def note(name: str) -> Any:
-            def call(*args: Any) -> Any:
-                log.append((name, *[a for a in args if isinstance(a, str | int)]))
-                if name == "bind_output":
-                    return real.bind_output(args[0], "cpu", 0)
-                return getattr(real, name)(*args)
-
-            return call
-
-        names = "bind_ortvalue_input bind_output synchronize_inputs synchronize_outputs get_outputs".split()
-        return SimpleNamespace(real=real, **{name: note(name) for name in names})
-
-    def run_with_iobinding(self, bound: Any) -> None:
-        self.log.append(("run",))
-        self.real.run_with_iobinding(bound.real)
-
-
-class Module(SimpleNamespace):
-    """Modules can be keys."""
-
-    __hash__ = object.__hash__
-
-
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> list[FakeCuda]:
-    opened: list[FakeCuda] = []
-
-    class OrtValue:
-        """Values on the device, which here is the host."""
-
-        @staticmethod
-        def ortvalue_from_numpy(array: Any, device: str = "cpu", number: int = 0) -> Any:
-            if opened:
-                opened[-1].log.append(("to", device, number))
-            return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-
-    def start(proto: bytes, options: Any, **kwargs: Any) -> FakeCuda:
-        opened.append(FakeCuda(proto, options, **kwargs))
-        return opened[-1]
-
-    fake = Module(
-        InferenceSession=start,
-        OrtValue=OrtValue,
-        SessionOptions=onnxruntime.SessionOptions,
-        GraphOptimizationLevel=onnxruntime.GraphOptimizationLevel,
-        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
-        set_default_logger_callback=lambda callback: None,
-    )
-    for module in (session, providers):
-        monkeypatch.setattr(module, "onnxruntime", lambda: fake)
-    return opened
+    return fake_cuda.install(monkeypatch)
 
 
 def test_inputs_go_to_the_device_once_and_each_run_waits_for_it(on_cuda: list[FakeCuda]) -> None:

@@ -18,7 +18,7 @@ from graphopt.report.document import (
     RunReport,
 )
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, DrawnTensor, GraphView
-from graphopt.report.gated import Check, GateReport
+from graphopt.report.gated import Check, GateReport, Older
 from graphopt.report.measured import (
     AccuracyReport,
     FloatNode,
@@ -89,6 +89,7 @@ def run() -> RunReport:
                 10,
                 2,
                 0.25,
+                sites=(Rewrite("/a/Add", "a constant is an initializer"),),
             ),
             PassReport("fuse-gelu", numerics="CLOSE", rolled_back_sites=1, skipped="rolled back"),
             PassReport("dead-nodes", seconds=0.001),
@@ -105,7 +106,7 @@ def run() -> RunReport:
         {"load": 0.5, "passes and proof": 12.25},
         VERSIONS,
         AccuracyReport("56 samples", 34.5, 0.99951, (MetricRow("accuracy", 97.5, 97.25),), ("SQNR >= 15 dB",), ("missed",)),
-        LatencyReport("CPU", 0.71, 0.7, 0.73, 4.5, 3.2, (HOSTILE,), "faster"),
+        LatencyReport("CPU", 0.71, 0.7, 0.73, 4.5, 3.2, (HOSTILE,), "faster", tuple(4 + i / 100 for i in range(101)), tuple(2.7 + i / 100 for i in range(101))),
         SparsityReport(1000, 250, 4000, 3125, (SparseTensor(HOSTILE, 1000, 250),)),
         (FloatNode(HOSTILE, "MatMul", "costs too much"),),
         exploration(),
@@ -179,7 +180,7 @@ def validation() -> ValidationReport:
         OUTPUTS,
         (
             RuntimeRow("CPU, optimizations off", "CPUExecutionProvider", "off", 0.0, 250.0, True, False, "candidate"),
-            RuntimeRow("CUDA", "CUDAExecutionProvider", "on", None, None, note="not there"),
+            RuntimeRow("CUDA", "CUDAExecutionProvider", "on", None, None, False, False, note="not there"),
         ),
         {"y1": "y"},
         (MetricRow("accuracy", 97.5, 12.0),),
@@ -243,9 +244,30 @@ def gate() -> GateReport:
         Check("providers.cuda", "nodes on CUDA", "-", "all", "error", detail="no CUDA device", line=15),
     )
     return GateReport(
-        FileInfo("b.onnx", 900), "gate.toml", HOSTILE, "failed", checks, FileInfo("a.onnx", 1000), validation(), bench(),
-        (f"added: {HOSTILE}",), BEFORE, AFTER, ("something",), {"numerics": 2.0}, VERSIONS,
-    )  # fmt: skip
+        FileInfo("b.onnx", 900),
+        "gate.toml",
+        HOSTILE,
+        "failed",
+        checks,
+        FileInfo("a.onnx", 1000),
+        validation(),
+        bench(),
+        (f"added: {HOSTILE}",),
+        Older(
+            FileInfo("old.onnx", 950),
+            BEFORE,
+            ("input x",),
+            (HOSTILE,),
+            {"added": 2},
+            {"changed": 1},
+            {HOSTILE: (0, 2)},
+        ),
+        BEFORE,
+        AFTER,
+        ("something",),
+        {"numerics": 2.0},
+        VERSIONS,
+    )
 
 
 def calibration() -> CalibrationReport:

@@ -169,10 +169,10 @@ def decibels(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency with three digits."""
+    """A latency with four digits."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
+    return f"{value:#.4g}" if value < 100 else f"{value:,.1f}"
 
 
 def _number(value: float | None, digits: int = 5) -> str:

@@ -49,6 +49,7 @@ def run_page(
     *,
     graph: GraphView | None = None,
     layers: Sequence[LayerRow] = (),
+    layers_note: str = "",
     calibration: CalibrationReport | None = None,
 ) -> str:
     """The page of `graphopt run`.
@@ -56,7 +57,7 @@ def run_page(
     Args:
         report: the run.
         graph: both models.
-        layers: intermediate tensors of both, compared.
+        layers, layers_note: intermediate tensors of both, compared; or why they are not.
         calibration: what was measured of the activations.
     """
     before, after = report.before, report.after
@@ -82,7 +83,7 @@ def run_page(
         sections.passes(report),
         sections.stages(report),
         sections.outputs(report.outputs, report.probes, report.runtimes),
-        sections.layers(layers),
+        sections.layers(layers, note=layers_note),
         sections.accuracy(report),
         sections.sensitivity(report.exploration)
         if report.exploration and (report.exploration.units or report.exploration.tradeoffs)

@@ -94,7 +94,8 @@ def passes(report: RunReport) -> Section | None:
             *(["rolled back"] if p.rolled_back_sites else []),
         ]
         declined = sum(r.count for r in p.refusals)
-        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"]})
+        made = (p.changes or p.sites)[:_MOST_CHANGES]
+        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"], "made": made})
     return Section("passes", "Passes", "passes.html", {"rows": rows, "most": _MOST_CHANGES})
 
 
@@ -130,10 +131,11 @@ def _used(row: OutputRow) -> float:
     return row.max_abs / row.allowed if not math.isnan(row.max_abs) else math.inf
 
 
-def layers(rows: Sequence[LayerRow], *, limit: float | None = None) -> Section | None:
-    """SQNR along the depth of the network."""
+def layers(rows: Sequence[LayerRow], *, limit: float | None = None, note: str = "") -> Section | None:
+    """SQNR along the depth of the network; or `note`, why there is none."""
     if not rows:
-        return None
+        words = {"rows": (), "note": note}
+        return Section("layers", "Layer by layer", "layers.html", words) if note else None
     points = [
         charts.DepthPoint(r.depth, r.sqnr_db, f"{r.tensor} ({r.op})", r.ok)
         for r in rows
@@ -147,6 +149,7 @@ def layers(rows: Sequence[LayerRow], *, limit: float | None = None) -> Section |
         shown = sorted([*bad, *good], key=lambda r: r.depth)
     data = {
         "rows": shown,
+        "note": note,
         "more": len(rows) - len(shown),
         "chart": _svg(chart, "SQNR along the depth of the network") if points else "",
     }
@@ -160,7 +163,10 @@ def accuracy(report: RunReport) -> Section | None:
         return None
     t = report.latency
     ratio: Any = ""
+    distributions: Any = ""
     if t is not None:
+        series = [("before", t.before_quantiles_ms), ("after", t.after_quantiles_ms)]
+        distributions = _svg(charts.distributions("Latency", series, "ms"), "Latency before and after")
         row = charts.Interval("result", t.ratio, t.low, t.high, t.verdict)
         ratio = _svg(charts.ratios("Latency over the original's", [row]), "Latency ratio")
     data = {
@@ -168,6 +174,7 @@ def accuracy(report: RunReport) -> Section | None:
         "metrics": report.accuracy.metrics if report.accuracy else (),
         "latency": t,
         "ratio": ratio,
+        "distributions": distributions,
         "left_float": report.left_float,
         "sparsity": report.sparsity,
     }
@@ -215,7 +222,7 @@ def calibration(report: CalibrationReport) -> Section | None:
         shown = sorted(shown, key=lambda t: -(t.outside / t.count if t.count else 0))[:_MOST_HISTOGRAMS]
     drawn = []
     for t in shown:
-        word = "edited" if t.edited else report.method
+        word = "edited" if t.edited else report.method or "in use"
         bands = [charts.Band(word, t.low, t.high)]
         bands += [
             charts.Band(name, *ends, used=False)
@@ -224,7 +231,13 @@ def calibration(report: CalibrationReport) -> Section | None:
         ]
         panel = charts.histogram(clean(t.name), t.edges, t.counts, bands, zeros=t.zeros)
         drawn.append(_svg(panel, f"Values of {t.name}, range {t.low:.4g} to {t.high:.4g}"))
-    data = {"report": report, "charts": drawn, "more": len(report.tensors) - len(drawn)}
+    words = f"{plural(report.samples, 'sample')}; "
+    if report.method:
+        sign = "symmetric" if report.symmetric else "asymmetric"
+        words += f"ranges by {report.method} for {report.type}, {sign}."
+    else:
+        words += "the values that reach each quantizer of the result, and the range that it represents."
+    data = {"report": report, "words": words, "charts": drawn, "more": len(report.tensors) - len(drawn)}
     return Section("calibration", "Calibration", "calibration.html", data)
 
 
@@ -272,6 +285,7 @@ def checks(report: GateReport) -> Section:
         "policy": report.policy,
         "counts": ", ".join(words),
         "changes": report.changes,
+        "older": report.against,
     }
     return Section("checks", "Checks", "checks.html", data)
 
