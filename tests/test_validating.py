@@ -141,6 +141,7 @@ def test_the_candidate_does_not_run() -> None:
     assert (report.verdict, report.fault) == ("failed", "candidate")
     assert "does not run" in report.reason
     assert "where the reference does" in report.explanation
+    assert [r.fault for r in report.runtimes] == ["candidate", "candidate"]
 
 
 def test_random_models_are_unproven() -> None:
@@ -317,3 +318,27 @@ def test_wrong_use(options: Mapping[str, Any], says: str) -> None:
 def test_nothing_to_map_without_a_candidate() -> None:
     with pytest.raises(UserError, match="no second model"):
         graphopt.validate(model(), mapping={"a": "x"})
+
+
+def test_an_optimizer_that_breaks_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever bugs the onnxruntime at hand has."""
+    real = oracles.run_all
+
+    def run(source: Any, runtime: Runtime, ref: Reference, *, prepack: bool) -> Any:
+        found = real(source, runtime, ref, prepack=prepack)
+        shift = np.float32(0.1 if runtime is oracles.DEFAULT else 0)
+        return [{k: v + shift for k, v in outputs.items()} for outputs in found]
+
+    monkeypatch.setattr(oracles, "run_all", run)
+    report = graphopt.validate(model(), model())
+    assert (report.verdict, report.fault) == ("failed", "onnxruntime's optimizer")
+    assert "the reference still does and the candidate does not" in report.explanation
+    assert [r.fault for r in report.runtimes] == ["", "onnxruntime's optimizer"]
+    # Where the reference does the same, it is a warning; alone, it is a failure.
+    shifted = [{k: v + np.float32(0.1) for k, v in o.items()} for o in Reference(model()).outputs]
+    monkeypatch.setattr(Reference, "optimized", lambda self: shifted)
+    report = graphopt.validate(model(), model())
+    assert (report.verdict, report.fault) == ("proven", "")
+    assert any("both models in the same way" in w for w in report.warnings)
+    report = graphopt.validate(model())
+    assert (report.verdict, report.fault) == ("failed", "onnxruntime's optimizer")

@@ -80,19 +80,25 @@ class Search:
 
     def run(self) -> Localization:
         """Search."""
-        if self.runtime is JUDGE:
-            match_by_value(self.comparison)
+        plain = self.comparison
+        if self.runtime is not JUDGE:  # under which they agree, so that counterparts can be told by value
+            plain = Comparison(self.matching, self.feeds, budget=self.budget, slice_bytes=self.slice_bytes)
+        match_by_value(plain)
         for _ in range(_ROUNDS):
             suspect = self._first()
             if suspect is None:
                 return self._nothing()
             suspect, agreed = self._climb(suspect)
-            if not self._is_port(suspect) and rematch(self.comparison, suspect):
-                continue
-            if self.runtime is JUDGE and resemble(self.comparison, suspect, agreed):
+            if self.runtime is JUDGE and self._repaired(suspect, agreed):
                 continue
             return self._blamed(suspect, agreed)
         return self._result(False, "the tensors of the two models cannot be told apart")
+
+    def _repaired(self, suspect: Pair, agreed: list[Pair]) -> bool:
+        """The suspect was a wrong pair, or pairs were found before it."""
+        if not self._is_port(suspect) and rematch(self.comparison, suspect):
+            return True
+        return resemble(self.comparison, suspect, agreed)
 
     # -- the search --------------------------------------------------------------------------------
 

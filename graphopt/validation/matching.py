@@ -16,16 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from graphopt import ir
 from graphopt.graph.text import op_text
 from graphopt.ir import Node, Tensor
 from graphopt.report.validated import MatchedBy
-from graphopt.validation.net import Net, fingerprint, named_bodies
+from graphopt.validation.net import Net, named_bodies
 
 # Share of common names that have to go with the same operator for names to count.
 _TRUSTED: Final = 0.5
 _COMMUTATIVE: Final = frozenset({"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"})
-_SAMPLED: Final = 32 << 20
 # Metadata that exporters give nodes, and that survives other tools.
 _ORIGINS: Final = ("pkg.torch.onnx.fx_node", "namespace", "pkg.torch.onnx.name_scopes")
 
@@ -175,20 +173,10 @@ def _key_of(net: Net, tensor: Tensor, of: dict[Tensor, int], numbers: dict[objec
         return of[tensor]
     constant = net.constant(tensor) if net.is_constant(tensor) else None
     if constant is not None:
-        return ("constant", fingerprint_of(net, constant))
+        return ("constant", net.fingerprint(constant))
     if tensor.name in net.inputs:
         return ("input", tensor.name)
     return ("unknown", id(tensor))
-
-
-def fingerprint_of(net: Net, constant: ir.Constant) -> str:
-    """The fingerprint of a constant, computed once."""
-    cache: dict[ir.Constant, str] = net.__dict__.setdefault("_fingerprints", {})
-    if constant not in cache:
-        # A sample may make a large page of the file resident.
-        net.model.lend(min(constant.nbytes, _SAMPLED))
-        cache[constant] = fingerprint(constant)
-    return cache[constant]
 
 
 # -- names ---------------------------------------------------------------------------------------------
@@ -336,7 +324,7 @@ def _best(found: Matching, theirs: list[Node], mine: list[Node], strict: bool) -
 
 def _weights(net: Net, node: Node) -> list[str]:
     constants = [net.constant(t) for t in node.inputs if t.name and net.is_constant(t)]
-    return [fingerprint_of(net, c) if c is not None else "?" for c in constants]
+    return [net.fingerprint(c) if c is not None else "?" for c in constants]
 
 
 def _weight_shapes(net: Net, node: Node) -> list[object]:

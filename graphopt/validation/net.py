@@ -31,6 +31,7 @@ _INLINED: Final = 512 << 20
 # Of larger weights, so many blocks of so many bytes stand for the whole.
 _BLOCKS: Final = 16
 _BLOCK: Final = 4096
+_SAMPLED: Final = _BLOCKS * (2 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,8 @@ class Net:
         self.body_of: dict[Node, str] = {}
         self.bodies: dict[str, tuple[Node, ir.Body]] = {}
         self._constants: set[Tensor] = set()
+        self._keys: dict[Node, str] = {}
+        self._fingerprints: dict[Constant, str] = {}
         self._walk(self.model.graph, "", 0)
 
     @cached_property
@@ -167,6 +170,14 @@ class Net:
                 return value
         return None
 
+    def fingerprint(self, constant: Constant) -> str:
+        """Equal for equal constants; of large ones only samples are read."""
+        if constant not in self._fingerprints:
+            # A sample may make a large page of the file resident.
+            self.model.lend(min(constant.nbytes, _SAMPLED))
+            self._fingerprints[constant] = fingerprint(constant)
+        return self._fingerprints[constant]
+
     def producer(self, tensor: Tensor) -> Node | None:
         """The node that computes a tensor; None for what is fed, and for inputs of bodies."""
         place = self.places.get(tensor)
@@ -222,13 +233,9 @@ class Net:
         """The pass that made a node, "" for nodes of the input model."""
         return made_by(node)
 
-    @cached_property
-    def _attribute_keys(self) -> dict[Node, str]:
-        return {}
-
     def attributes(self, node: Node) -> str:
         """The attributes as text, equal for equal ones; bodies are left out."""
-        keys = self._attribute_keys
+        keys = self._keys
         if node not in keys:
             parts = []
             for name in sorted(node.attrs):

@@ -141,6 +141,7 @@ class Oracles:
     reference: Reference
     standard: Standard
     _judged: dict[tuple[int, str], OutputVerdict] = field(default_factory=dict)
+    _broken: bool = False
 
     def runtimes(self) -> Iterator[Runtime]:
         """The judge, onnxruntime's defaults, and every further provider that was asked for."""
@@ -251,13 +252,15 @@ class Oracles:
     ) -> tuple[Miss, ...]:
         verdict = OutputVerdict("", False, self.standard.name, why.message)
         if runtime is JUDGE:
+            self._broken = True
             # A lossy candidate may use a number format for which only its target has kernels.
             lacking = why.kind == "no-kernel" and self.standard.level is Level.LOSSY
             return (Miss(verdict, None, "candidate", undecided=lacking),)
         if isinstance(reference, NoRun):
             return (Miss(verdict, None, runtime.fault, shared=True),)
         lacking = why.kind == "no-kernel" and self.standard.level is Level.LOSSY
-        return (Miss(verdict, None, runtime.fault, undecided=lacking),)
+        fault = "candidate" if self._broken else runtime.fault
+        return (Miss(verdict, None, fault, undecided=lacking),)
 
     def _misses_alone(
         self,

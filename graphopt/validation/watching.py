@@ -48,7 +48,6 @@ class Watch:
     hidden: dict[Tensor, str] = field(default_factory=dict)
     runs: int = 0
     _sizes: dict[Tensor, int] = field(default_factory=dict)
-    _cuts: Any = None
 
     def sizes(self, tensors: Sequence[Tensor]) -> dict[Tensor, int]:
         """Bytes that each takes, measured in one run that keeps none of them."""
