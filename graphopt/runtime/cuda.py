@@ -127,12 +127,10 @@ def missing_libraries(provider: str, ort: Any) -> tuple[MissingLibrary, ...]:
     names = list(needed(shared_object)) if shared_object.is_file() else []
     cuda_major = _cuda_major(ort, names)
     found: dict[str, MissingLibrary] = {}
-    if provider == CUDA and _CUDNN not in names:
-        names.append(_CUDNN)  # last: by itself it keeps nothing from starting
-    for name in names:
-        if name == _CUDNN and name == names[-1] and not found:
-            break
-        why = _why_not(name)
+    # What is loaded when it is first used keeps nothing from starting: it is named beside others only.
+    later = [_CUDNN] if provider == CUDA and _CUDNN not in names else []
+    for name in (*names, *later):
+        why = _why_not(name) if name in names or found else ""
         if why:
             # What does not load may be a library that this one needs in turn.
             guilty = why.partition(":")[0] if "cannot open shared object file" in why else name
