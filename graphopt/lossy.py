@@ -227,6 +227,8 @@ def _latency(
         found.b_seconds * 1e3,
         _fallen_back(result, target),
         "faster" if found.is_faster else "slower" if found.is_slower else "no difference",
+        tuple(1e3 * t for t in found.a_quantiles),
+        tuple(1e3 * t for t in found.b_quantiles),
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from graphopt.validation.compare import OutputVerdict
     from graphopt.validation.proof import Proof
 
+_MOST_SITES = 200
 PACKAGES = ("graphopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
@@ -103,6 +104,7 @@ def pass_reports(
                     Rewrite(c.key.anchor, c.why) for c in changes if item.numerics is Numerics.LOSSY
                 ),
                 remark=str(outcome.run.notes.get(("remark", item), "")),
+                sites=tuple(Rewrite(c.key.anchor, c.why) for c in changes[:_MOST_SITES]),
             )
         )
     return tuple(rows)

@@ -146,10 +146,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "r.html"
     pages.write(file, "old")
 
-    def refuse(self: Path, target: Path) -> None:
+    def refuse(source: object, target: object) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(UserError, match="cannot be written"):
         pages.write(file, "new")
     assert file.read_text() == "old"

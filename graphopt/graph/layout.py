@@ -121,6 +121,7 @@ class _Drawing:
         inputs = [0] * count
         for edge in edges:
             inputs[edge.target] += not constant[edge.source]
+        around = {e.target for e in edges if rank[e.target] > rank[e.source] + 1 and not constant[e.source]}
         for number, edge in enumerate(edges):
             span = rank[edge.target] - rank[edge.source]
             if not 1 <= span <= longest:
@@ -132,7 +133,9 @@ class _Drawing:
                 self.up.append([])
                 self.down.append([])
             self.waypoints[number] = range(first, len(self.rank))
-            pull = _MAIN if edge.slot == 0 or inputs[edge.target] != 2 else _SIDE
+            # Of two inputs one must be straight: the one from right above, or else the first.
+            main = span == 1 if edge.target in around else edge.slot == 0
+            pull = _MAIN if main or inputs[edge.target] != 2 else _SIDE
             if constant[edge.source] and not constant[edge.target]:
                 pull = _CONSTANT
             path = [edge.source, *self.waypoints[number], edge.target]

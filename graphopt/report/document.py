@@ -112,7 +112,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A rewrite of a pass that moves the numbers.
+    """A rewrite of a pass.
 
     Attributes:
         node: name of the node that it was made at.
@@ -140,6 +140,7 @@ class PassReport:
         skipped: why the pass did not run at all, "" if it ran.
         changes: its rewrites one by one, if it is LOSSY.
         remark: what the pass says of its rewrites together, or "".
+        sites: the first 200 of its rewrites, whatever it declares.
     """
 
     name: str
@@ -154,6 +155,7 @@ class PassReport:
     skipped: str = ""
     changes: tuple[Rewrite, ...] = ()
     remark: str = ""
+    sites: tuple[Rewrite, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class LatencyReport:
         before_ms, after_ms: median times of one run.
         fell_back: nodes that were quantized and yet run in float, with the reason.
         verdict: "faster", "slower", or "no difference".
+        before_quantiles_ms, after_quantiles_ms: 101 points of each distribution, from 0% to 100%.
     """
 
     provider: str
@@ -60,6 +61,8 @@ class LatencyReport:
     after_ms: float
     fell_back: tuple[str, ...] = ()
     verdict: Literal["faster", "slower", "no difference"] = "no difference"
+    before_quantiles_ms: tuple[float, ...] = ()
+    after_quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Latency:
         confidence: of the interval.
         verdict: "faster", "slower", or "no difference" where the interval holds 1, or the difference is below
             what counts as one.
+        a_quantiles, b_quantiles: seconds of one run, at 0%, 1%, ... 100%.
     """
 
     ratio: float
@@ -42,6 +43,8 @@ class Latency:
     rounds: int
     confidence: float
     verdict: str
+    a_quantiles: tuple[float, ...] = ()
+    b_quantiles: tuple[float, ...] = ()
 
     @property
     def is_faster(self) -> bool:
@@ -120,4 +123,6 @@ def compare_latency(
     found = measure([Contestant(a, feeds), Contestant(b, b_feeds or feeds)], plan)
     created = [float(np.median([i.created for i in instances])) for instances in found.instances]
     a_seconds, b_seconds = (float(np.median(found.times(i))) for i in (0, 1))
-    return _latency(found.ratios[0], a_seconds, b_seconds, created[1] / created[0])
+    latency = _latency(found.ratios[0], a_seconds, b_seconds, created[1] / created[0])
+    quantiles = [tuple(np.percentile(found.times(i), range(101)).tolist()) for i in (0, 1)]
+    return replace(latency, a_quantiles=quantiles[0], b_quantiles=quantiles[1])

@@ -35,6 +35,14 @@ def test_a_slower_model_is_slower() -> None:
     assert result.pairs >= 2 * result.rounds
 
 
+def test_distributions_go_with_the_medians() -> None:
+    result = compare_latency(chain(2), chain(20), FEEDS, seconds=0.3)
+    for quantiles, median in ((result.a_quantiles, result.a_seconds), (result.b_quantiles, result.b_seconds)):
+        assert len(quantiles) == 101
+        assert list(quantiles) == sorted(quantiles)
+        assert quantiles[50] == median
+
+
 def test_pairs_of_times_that_are_given() -> None:
     rng = np.random.default_rng(1)
     a = 1 + 0.01 * rng.random(100)

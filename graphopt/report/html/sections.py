@@ -94,7 +94,8 @@ def passes(report: RunReport) -> Section | None:
             *(["rolled back"] if p.rolled_back_sites else []),
         ]
         declined = sum(r.count for r in p.refusals)
-        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"]})
+        made = (p.changes or p.sites)[:_MOST_CHANGES]
+        rows.append({"report": p, "declined": declined, "kinds": kinds or ["did nothing"], "made": made})
     return Section("passes", "Passes", "passes.html", {"rows": rows, "most": _MOST_CHANGES})
 
 
@@ -162,7 +163,10 @@ def accuracy(report: RunReport) -> Section | None:
         return None
     t = report.latency
     ratio: Any = ""
+    distributions: Any = ""
     if t is not None:
+        series = [("before", t.before_quantiles_ms), ("after", t.after_quantiles_ms)]
+        distributions = _svg(charts.distributions("Latency", series, "ms"), "Latency before and after")
         row = charts.Interval("result", t.ratio, t.low, t.high, t.verdict)
         ratio = _svg(charts.ratios("Latency over the original's", [row]), "Latency ratio")
     data = {
@@ -170,6 +174,7 @@ def accuracy(report: RunReport) -> Section | None:
         "metrics": report.accuracy.metrics if report.accuracy else (),
         "latency": t,
         "ratio": ratio,
+        "distributions": distributions,
         "left_float": report.left_float,
         "sparsity": report.sparsity,
     }

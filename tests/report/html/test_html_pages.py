@@ -116,6 +116,18 @@ def test_verdict_and_reason_are_on_top() -> None:
     assert "2 failed, 1 could not be measured, 1 passed" in words
 
 
+def test_rewrites_and_refusals_of_a_pass_are_listed() -> None:
+    table = PAGES["run"]().partition('id="passes-table"')[2].partition("</table>")[0]
+    words = " ".join("".join(Reader(table).words).split())
+    assert "changed 7 places" in words
+    assert "/a/Add: a constant is an initializer" in words
+    assert "and 6 more" in words  # one site is in the report
+    assert "changed 2 places" in words
+    assert "/conv1: per channel" in words
+    assert "declined for 2 reasons" in words
+    assert "3 times, first at /a/Shape: its shape is not known" in words
+
+
 def test_what_did_not_run_is_not_called_ok() -> None:
     row = RuntimeRow("CUDA", "CUDAExecutionProvider", "on", None, None, False, False, note="not there")
     report = ValidationReport(made.FileInfo("a"), made.FileInfo("b"), "unproven", runtimes=(row,))
