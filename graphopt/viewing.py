@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt import collector
-from graphopt.graph.layout import HEIGHT, WIDTH, Edge, layout
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, DrawnTensor, GraphView, State, TensorKind
+from graphopt.report.html.layout import HEIGHT, WIDTH, Edge, layout
 
 if TYPE_CHECKING:
     from graphopt.graph.facts import Facts

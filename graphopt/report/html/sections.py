@@ -15,6 +15,7 @@ from graphopt.report.document import ModelStats, OutputRow, RunReport
 from graphopt.report.drawn import GraphView
 from graphopt.report.gated import GateReport
 from graphopt.report.html.graphdata import LEGEND
+from graphopt.report.html.neighbourhood import neighbourhood
 from graphopt.report.html.page import Section
 from graphopt.report.text import clean, plural
 from graphopt.report.timed import BenchReport
@@ -256,7 +257,11 @@ def localization(report: ValidationReport) -> Section | None:
     """Where the difference starts."""
     if report.localization is None:
         return None
-    return Section("localization", "Where it starts", "localization.html", {"found": report.localization})
+    found = report.localization
+    drawing = _svg(neighbourhood(found.neighbourhood), "The nodes around the place where it starts")
+    return Section(
+        "localization", "Where it starts", "localization.html", {"found": found, "drawing": drawing}
+    )
 
 
 def bench(report: BenchReport) -> Section:
