@@ -363,3 +363,19 @@ def test_tables_lead_to_the_graph(browser: Any, messy: Drawn) -> None:
     assert browser.js("return document.activeElement.matches('.pane.after canvas.main')")
     top = browser.js("return document.querySelector('#graph').getBoundingClientRect().top")
     assert 0 <= top < 200
+
+
+def test_the_minimap_shows_where_one_is_and_takes_one_elsewhere(browser: Any, messy: Drawn) -> None:
+    browser.open(messy.page)
+    map_ = browser.driver.find_element(By.CSS_SELECTOR, ".pane.after .minimap")
+    assert not map_.is_displayed()  # all of it is in sight
+    search(browser, "conv", Keys.ENTER)
+    assert map_.is_displayed()
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", map_)
+    ActionChains(browser.driver).move_to_element(map_).click().perform()
+    browser.settle()
+    main = messy.view.after.bodies[0]
+    x, y, scale = (pane(browser, "after", what) for what in ("x", "y", "scale"))
+    w, h = pane(browser, "after", "w"), pane(browser, "after", "h")
+    assert x + w / 2 / scale == pytest.approx(main.width / 2, abs=0.03 * main.height)
+    assert y + h / 2 / scale == pytest.approx(main.height / 2, abs=0.03 * main.height)

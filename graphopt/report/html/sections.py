@@ -242,6 +242,11 @@ def calibration(report: CalibrationReport) -> Section | None:
     return Section("calibration", "Calibration", "calibration.html", data)
 
 
+def note(part: str, text: str) -> Section | None:
+    """A part of which there is only to say why it is empty."""
+    return Section(part, part.capitalize(), "note.html", {"text": text}) if text else None
+
+
 # -- validation, bench, gate -----------------------------------------------------------------------------
 
 
