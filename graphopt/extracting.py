@@ -197,7 +197,7 @@ class _Cut:
         for node in needed:
             for slot, tensor in enumerate(node.outputs):
                 if tensor in cut:  # its other outputs are needed; this one is fed
-                    spare = ir.Variable(_fresh(f"{tensor.name}_unused", self.tensors))
+                    spare = ir.Variable(fresh_name(f"{tensor.name}_unused", self.tensors))
                     list.__setitem__(node.outputs, slot, spare)
         graph.nodes = [n for n in graph.nodes if n in needed]
         read = {t for n in needed for t in self._reads(n)} | set(self.outputs)
@@ -314,7 +314,8 @@ def drop_unused(model: Model, facts: Facts) -> None:
         model.opset_imports.pop(domain, None)
 
 
-def _fresh(hint: str, taken: Iterable[str]) -> str:
+def fresh_name(hint: str, taken: Iterable[str]) -> str:
+    """`hint`, with a number behind it if that is taken."""
     names, name, count = set(taken), hint, 0
     while name in names:
         count += 1

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         default=10.0,
-        help="how long the models run, together (default: 10); it ends earlier once the answer is clear",
+        help="how long the models run, together (default: 10), up to three times as long on a busy "
+        "machine; it ends earlier once the answer is clear",
     )
     how.add_argument("--runs", type=int, metavar="N", help="instead, at least so many timed runs of each")
     how.add_argument(

@@ -127,8 +127,10 @@ def _standard(ctx: Context, standard: str, found: ValidationReport) -> Check:
     if found.verdict == "unproven":
         return asked.not_measured(found.reason)
     used = max((r.candidate_used for r in found.runtimes if r.candidate_used is not None), default=None)
-    value = found.verdict if used is None else f"{found.verdict}, {number(used)} of the allowance"
-    detail = "; ".join(text for text in (found.explanation, found.reason, _where(found)) if text)
+    words = "" if used is None else f", {number(used)}{' times' if used > 1 else ' of'} the allowance"
+    value = found.verdict + words
+    fault = f"at fault: {found.fault}" if found.fault else ""
+    detail = "; ".join(text for text in (_where(found), fault, found.reason) if text)
     return asked.judged(found.verdict == "proven", value, used, detail)
 
 

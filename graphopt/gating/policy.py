@@ -129,7 +129,7 @@ class OpLimits(Table):
 
     allowed: list[str] | None = Field(default=None, description="globs: every operator matches one of them")
     banned: list[str] = Field(default_factory=list, description="globs: no operator matches any of them")
-    random: bool | None = Field(default=None, description="false: no operator draws random numbers")
+    random: bool | None = Field(default=None, description="false: nothing random reaches an output")
 
 
 class DomainLimits(Table):

@@ -1,4 +1,4 @@
-"""The keys of a policy as tables for its documentation, from the models that check them."""
+"""The keys of a policy for people and for editors, from the models that check them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,35 @@ def policy_tables() -> str:
     blocks = [_block("At the top", "", Policy)]
     blocks += [_block(", ".join(headings), _about(table), table) for table, headings in places.items()]
     return "\n".join(blocks)
+
+
+def policy_schema() -> dict[str, Any]:
+    """A JSON Schema of policies, with which editors of TOML complete keys and mark mistakes."""
+    found = _plain(Policy.model_json_schema())
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A policy of graphopt gate",
+        **found,
+    }
+
+
+def _plain(schema: Any) -> Any:
+    """The schema without null, which TOML does not have, and without titles that repeat the keys."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema:
+        kinds = [kind for kind in schema["anyOf"] if kind != {"type": "null"}]
+        rest = {key: value for key, value in schema.items() if key != "anyOf"}
+        schema = {**kinds[0], **rest} if len(kinds) == 1 else {**rest, "anyOf": kinds}
+    return {
+        key: {name: _plain(value) for name, value in item.items()}
+        if key in ("properties", "$defs")
+        else _plain(item)
+        for key, item in schema.items()
+        if not (key == "title" or (key == "default" and item is None))
+    }
 
 
 def _tables(table: type[Table], prefix: str) -> Iterator[tuple[str, type[Table]]]:

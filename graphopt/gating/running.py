@@ -49,7 +49,7 @@ def gate(
     against: str | Path | None = None,
     data: Any = None,
     metric: Any = None,
-    providers: Sequence[str] | None = None,
+    providers: str | Sequence[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     trust_external_paths: bool = False,
     progress: Tell | None = None,
@@ -74,6 +74,7 @@ def gate(
     """
     clock = summary.Clock()
     tell = progress or (lambda stage, detail: None)
+    providers = (providers,) if isinstance(providers, str) else providers
     file = policy if isinstance(policy, PolicyFile) else load_policy(policy)
     ctx = _context(
         file,

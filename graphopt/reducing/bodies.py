@@ -14,6 +14,7 @@ from graphopt.graph.rewriter import Rewriter
 from graphopt.graph.shapes import infer
 from graphopt.graph.state import GraphState
 from graphopt.model import Model
+from graphopt.reducing.candidate import redirect
 
 if TYPE_CHECKING:
     from graphopt.reducing.candidate import Plan
@@ -75,14 +76,7 @@ def _bypass(model: Model, number: int, place: int, slot: int, name: str) -> Mode
     body = twin.bodies()[number]
     node = body.nodes[place]
     old, new = next(t for t in node.outputs if t.name == name), node.inputs[slot]
-    index = Index(twin.graph)
-    for reader in index.readers.get(old, ()):
-        for i, t in enumerate(reader.inputs):
-            if t is old:
-                list.__setitem__(reader.inputs, i, new)
-    for other in twin.bodies():
-        if any(t is old for t in other.outputs):
-            other.outputs = [new if t is old else t for t in other.outputs]
+    redirect(twin, Index(twin.graph), old, new)
     body.nodes = [n for n in body.nodes if n is not node]
     _sweep(twin)
     return twin

@@ -10,7 +10,7 @@ import onnx
 
 from graphopt import ir
 from graphopt.errors import UserError
-from graphopt.extracting import declared, drop_unused
+from graphopt.extracting import declared, drop_unused, fresh_name
 from graphopt.graph.facts import Facts
 from graphopt.graph.index import Index
 from graphopt.graph.shapes import infer
@@ -153,7 +153,9 @@ class Plan:
         graph = part.graph
         producer = index.producer[old]
         slot = next(i for i, t in enumerate(producer.outputs) if t is old)
-        list.__setitem__(producer.outputs, slot, ir.Variable(_fresh(old.name, index)))
+        spare = fresh_name(f"{old.name}_unused", index.names)
+        index.names.add(spare)
+        list.__setitem__(producer.outputs, slot, ir.Variable(spare))
         if swap.by == "input":
             assert isinstance(old, ir.Variable)
             describe(old, self._info(original, "input", values))
@@ -168,13 +170,7 @@ class Plan:
         elif self.is_returned(original):
             return False  # the name of an output stays
         assert new is not None
-        for reader in index.readers.get(old, ()):
-            for i, t in enumerate(reader.inputs):
-                if t is old:
-                    list.__setitem__(reader.inputs, i, new)
-        for body in part.bodies():
-            if any(t is old for t in body.outputs):
-                body.outputs = [new if t is old else t for t in body.outputs]
+        redirect(part, index, old, new)
         return True
 
     def _info(self, tensor: ir.Tensor, kind: str, values: Mapping[str, Array] | None) -> onnx.ValueInfoProto:
@@ -199,13 +195,15 @@ def _tensors(model: Model) -> list[ir.Tensor]:
     return list(found)
 
 
-def _fresh(hint: str, index: Index) -> str:
-    name, count = f"{hint}_unused", 0
-    while name in index.names:
-        count += 1
-        name = f"{hint}_unused_{count}"
-    index.names.add(name)
-    return name
+def redirect(model: Model, index: Index, old: ir.Tensor, new: ir.Tensor) -> None:
+    """Let whoever reads or returns `old`, in any body, read or return `new`."""
+    for reader in index.readers.get(old, ()):
+        for i, t in enumerate(reader.inputs):
+            if t is old:
+                list.__setitem__(reader.inputs, i, new)
+    for body in model.bodies():
+        if any(t is old for t in body.outputs):
+            body.outputs = [new if t is old else t for t in body.outputs]
 
 
 def _keep_needed(part: Model, index: Index) -> None:

@@ -52,10 +52,13 @@ def headline(report: GateReport) -> str:
 
 
 def _failure(check: Check, policy: str, console: Console) -> None:
+    from rich.text import Text
+
     found = "not measured" if check.verdict == "error" else clean(check.value)
     asked = f", asked for: {clean(check.limit)}" if check.limit else ""
-    said = f"{clean(check.what)}: {found}{asked}"
-    line(console, f"{check.verdict} {clean(check.name)}", said, _STYLES[check.verdict])
+    said = f": {clean(check.what)}: {found}{asked}"
+    head = Text.assemble((f"{check.verdict} {clean(check.name)}", _STYLES[check.verdict]), said)
+    console.print(head, soft_wrap=True)
     if check.detail:
         console.print(_INDENT + clean(check.detail), soft_wrap=True)
     place = f"{policy}:{check.line}" if check.line else policy

@@ -39,7 +39,7 @@ class OpProfile:
         op: the operator that is executed, after onnxruntime's fusions.
         provider: where.
         nodes: how often one of them is executed per run.
-        seconds: per run (trimmed mean), of all of them, without the bodies that they run.
+        seconds: per run (mean of the middle half), of all of them, without the bodies that they run.
         share: of the time of all operators.
     """
 
@@ -148,8 +148,8 @@ def read_profile(events: Sequence[Mapping[str, Any]], runs: int) -> Profile:
 
 
 def _typical(per_run: Any) -> float:
-    """The mean without the tenth at either end: runs that were interrupted do not count."""
-    cut = len(per_run) // 10
+    """The mean of the middle half: runs that were interrupted do not count."""
+    cut = len(per_run) // 4
     return float(np.mean(np.sort(per_run)[cut : len(per_run) - cut]))
 
 

@@ -16,6 +16,7 @@ from graphopt.validation.matching import Matching, Pair, match
 from graphopt.validation.net import Net
 from graphopt.validation.oracles import JUDGE, Runtime
 from graphopt.validation.reference import Options, Reference, prepacks
+from graphopt.validation.sketches import match_by_value
 from graphopt.validation.watching import SLICE_BYTES, Watch, slices
 
 #: Another way to compute the same: its difference is what reordering does to a tensor.
@@ -196,10 +197,13 @@ def layer_rows(
     tell: Callable[[str], None] = lambda detail: None,
 ) -> tuple[LayerRow, ...]:
     """The rows of all pairs of `matching`, over all sets of inputs: the worst, and SQNR over all."""
-    pairs = matching.computed()
     total: dict[Pair, Gap] = {}
+    pairs: list[Pair] = []
     for given in feeds:
         comparison = Comparison(matching, given, budget=budget, slice_bytes=slice_bytes, tell=tell)
+        if not pairs:
+            match_by_value(comparison)
+            pairs = matching.computed()
         for pair, found in comparison.gaps(pairs).items():
             if found is not None:
                 before = total.get(pair)

@@ -24,6 +24,7 @@ from graphopt.validation.matching import Matching, Pair
 from graphopt.validation.neighbourhood import neighbourhood
 from graphopt.validation.oracles import JUDGE, Runtime
 from graphopt.validation.rematching import rematch
+from graphopt.validation.sketches import match_by_value
 from graphopt.validation.watching import SLICE_BYTES
 
 # So few slices are looked at one after the other.
@@ -79,6 +80,8 @@ class Search:
 
     def run(self) -> Localization:
         """Search."""
+        if self.runtime is JUDGE:
+            match_by_value(self.comparison)
         for _ in range(_ROUNDS):
             suspect = self._first()
             if suspect is None:

@@ -355,7 +355,7 @@ def _match_nodes(found: Matching, other: Node, node: Node) -> Iterator[Pair]:
             ends += zip(twin.inputs, body.inputs, strict=False)
             ends += zip(twin.outputs, body.outputs, strict=False)
     for a, b in ends:
-        if a in ref.places and b in cand.places:
+        if a in ref.places and b in cand.places and _may_be_equal(ref, a, cand, b):
             pair = Pair(a, b, "structure")
             if found.add(pair):
                 yield pair

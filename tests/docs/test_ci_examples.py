@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -56,7 +58,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     """(file, words) of every graphopt command in the examples."""
     for file in sorted(CI.glob("*.yml")):
         for script in scripts(yaml.safe_load(file.read_text())):
-            for line in script.splitlines():
+            for line in script.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.strip())
                 if words[:1] == ["graphopt"]:
                     yield file.name, words[1:]
@@ -101,3 +103,58 @@ def test_what_the_examples_name_is_there() -> None:
             assert (ROOT / policy).is_file()
     for file in CI.glob("*.yml"):
         assert "POLICY: models/gate.toml" in file.read_text()
+
+
+def test_the_workflow_does_what_it_says(tmp_path: Path) -> None:
+    """Its steps on a repository: a pull request that changes a model, and one that adds it."""
+    steps = {
+        s["name"]: s["run"]
+        for s in yaml.safe_load((CI / "github-actions.yml").read_text())["jobs"]["gate"]["steps"]
+        if "run" in s
+    }
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    # In place of git-lfs, which need not be here: files that it does not keep go through as they are.
+    (programs / "git-lfs").write_text("#!/bin/sh\ncat\n")
+    (programs / "graphopt").write_text(f'#!/bin/sh\nexec {sys.executable} -m graphopt "$@"\n')
+    for file in programs.iterdir():
+        file.chmod(0o755)
+    repository = tmp_path / "repository"
+    (repository / "models").mkdir(parents=True)
+    env = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "MODEL": "models/digits_cnn.onnx",
+        "POLICY": "models/gate.toml",
+        "BASE": "main",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+
+    def shell(script: str) -> int:
+        return subprocess.run(
+            ["bash", "-e", "-c", script], cwd=repository, env=env, capture_output=True, check=False
+        ).returncode
+
+    (repository / "models/gate.toml").write_text("[file]\nmax_mb = 1\n")
+    git = "git -c user.name=x -c user.email=x@y.z"
+    assert (
+        shell(
+            f"git init -q -b main && git add -A && {git} commit -qm a && git update-ref refs/remotes/origin/main HEAD"
+        )
+        == 0
+    )
+    shutil.copy(ROOT / "models/digits_cnn.onnx", repository / "models")
+    assert shell(steps["Get the model of the target branch"]) == 0
+    assert not (repository / "old.onnx").exists()
+    assert shell(steps["Gate"]) == 0
+    assert shell(steps["Summary"]) == 0
+    assert (tmp_path / "summary.md").read_text().startswith("## ✅ Gate passed")
+    assert shell(f"git add -A && {git} commit -qm b && git update-ref refs/remotes/origin/main HEAD") == 0
+    shutil.copy(ROOT / "models/digits_lstm.onnx", repository / "models/digits_cnn.onnx")
+    (repository / "models/gate.toml").write_text("[file]\nmax_mb = 0.01\n")
+    assert shell(steps["Get the model of the target branch"]) == 0
+    assert (repository / "old.onnx").read_bytes() == (ROOT / "models/digits_cnn.onnx").read_bytes()
+    assert shell(steps["Gate"]) == 1
+    assert "What changed" in (repository / "gate.md").read_text()
+    for name in ("gate.xml", "gate.md", "gate.html"):
+        assert (repository / name).stat().st_size

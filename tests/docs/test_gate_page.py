@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from jsonschema import Draft202012Validator, ValidationError
 
+from graphopt.cli.gate import PRESETS
+from graphopt.errors import UserError
 from graphopt.gating.policy import Policy, Table
 from graphopt.gating.reading import parse_policy
+from graphopt.gating.starter import starter
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/gate.md"
@@ -56,3 +61,32 @@ def test_the_worked_example() -> None:
     ]
     shown = page.partition("PASSED: all 8 checks of digits")[2].partition("```")[0]
     assert list(dict.fromkeys(re.findall(r"^  (\w+)\.", shown, re.M))) == limits
+
+
+def test_the_schema_takes_what_the_gate_takes(generate: ModuleType) -> None:
+    schema = json.loads((ROOT / "docs/ci/policy.schema.json").read_text(encoding="utf-8"))
+    assert (ROOT / "docs/ci/policy.schema.json").read_text(encoding="utf-8") == generate.schema_text()
+    Draft202012Validator.check_schema(schema)
+    check = Draft202012Validator(schema)
+    good = [(ROOT / "models/gate.toml").read_text(), *(starter(preset) for preset in PRESETS)]
+    for text in good:
+        parse_policy(text, Path("gate.toml"))
+        check.validate(tomllib.loads(text))
+    for text in (
+        "[numerics]\nmin_snqr_db = 1",
+        "[latency]\nmax_ratio = -1",
+        '[latency]\nundecided = "maybe"',
+        '[file]\nmax_mb = "1"',
+        '[[interface.inputs]]\ndtype = "float"',
+        "[metrics]\nmin = 3",
+    ):
+        with pytest.raises(UserError):
+            parse_policy(text, Path("gate.toml"))
+        with pytest.raises(ValidationError):
+            check.validate(tomllib.loads(text))
+
+
+def test_the_ready_policy_names_the_schema() -> None:
+    directive, _, place = (ROOT / "models/gate.toml").read_text().partition("\n")[0].partition(" ")
+    assert directive == "#:schema"
+    assert (ROOT / "models" / place).resolve() == ROOT / "docs/ci/policy.schema.json"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from graphopt.errors import UserError
+from graphopt.gating.policy import Figures, Policy, Table
 from graphopt.gating.reading import load_policy, parse_policy
 from graphopt.gating.starter import starter
 
@@ -178,3 +181,61 @@ def test_starters_are_policies(preset: str, folder: Path) -> None:
         ]
         assert tomllib.loads("\n".join(lines)) != tomllib.loads(text)
         parse_policy("\n".join(lines), FILE)
+
+
+def places(table: type[Table], key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key that a policy can have, with a name where a table is by name."""
+    for name, field in table.model_fields.items():
+        text = str(field.annotation)
+        inner = [t for t in Table.__subclasses__() + Figures.__subclasses__() if t.__name__ in text]
+        if not inner or "list[" in text:
+            yield (*key, name)
+        else:
+            yield from places(inner[0], (*key, name, "N") if "dict[" in text else (*key, name))
+
+
+WRONG = (
+    '"text"',
+    "true",
+    "-1",
+    "1.5",
+    "nan",
+    "[]",
+    "[{}]",
+    "{}",
+    "{x = 1}",
+    "1979-05-27",
+    '["a", 1]',
+    "[[1]]",
+    "0",
+)
+
+
+@pytest.mark.parametrize("key", list(places(Policy)), ids=".".join)
+def test_any_value_is_taken_or_refused_with_its_line(key: tuple[str, ...]) -> None:
+    """Whatever stands there: a policy, or a message that names the line. Never a crash."""
+    refusals: list[UserError] = []
+    for value in WRONG:
+        header = f"[{'.'.join(key[:-1])}]\n" if key[:-1] else "\n"
+        text = f"{header}{key[-1]} = {value}\n[file]\nmax_mb = 1\n"
+        if key[0] == "file":
+            text = f"{header}{key[-1]} = {value}\n"
+        try:
+            parse_policy(text, FILE)
+        except UserError as error:
+            refusals.append(error)
+    assert len(refusals) >= 4  # no key takes everything
+    for error in refusals:
+        assert re.fullmatch(rf"{FILE}:[12]", str(error.where)), str(error)
+        assert error.what
+
+
+def test_nested_nonsense() -> None:
+    for text in (
+        "[a.b.c]\nd = 1",
+        "[[file]]\nmax_mb = 1",
+        "[interface]\ninputs = [[1]]",
+        "[[metrics]]\nx = 1",
+        "a.b = 1",
+    ):
+        assert str(refused(text).where).startswith(f"{FILE}:")

@@ -30,7 +30,7 @@ DATA = MEASURE + 'data = "data.npz"\nmetric = "metric.py:figures"\n'
 def test_figures_are_over_all_samples(run: Any, folder: Path) -> None:
     policy = (
         DATA
-        + "[numerics]\nmin_sqnr_db = 0\nmin_cosine = 0\nmax_abs = 10\nmin_equal = 0\n[metrics.samples]\nmin = 40"
+        + "[numerics]\nmin_sqnr_db = 0\nmin_cosine = 0\nmax_abs = 10\nmax_rel = 10\nmin_equal = 0\n[metrics.samples]\nmin = 40"
     )
     report = run(policy, "near.onnx")
     data = np.load(folder / "data.npz")
@@ -42,12 +42,19 @@ def test_figures_are_over_all_samples(run: Any, folder: Path) -> None:
         "numerics.min_sqnr_db.y": 10 * np.log10((signal @ signal) / (noise @ noise)),
         "numerics.min_cosine.y": (signal @ near) / np.sqrt((signal @ signal) * (near @ near)),
         "numerics.max_abs.y": np.max(np.abs(noise)),
+        "numerics.max_rel.y": np.max(np.abs(noise) / np.abs(signal)),
         "numerics.min_equal.best": 1.0,
         "metrics.samples.min": 40,
     }
     for name, value in expected.items():
         assert only(report, name).measured == pytest.approx(value, rel=1e-3), name
     assert "40 samples" in only(report, "numerics.min_sqnr_db.y").detail
+    far = run(DATA + "[numerics.outputs.best]\nmin_equal = 0.5\nmax_abs = 1", "far.onnx")
+    x, b = data["x"].astype(np.float64), np.array([0.5, -0.5])
+    same = np.argmax(x @ w + b, axis=1) == np.argmax(x @ -w + b, axis=1)
+    assert 0 < same.mean() < 1
+    assert only(far, "numerics.outputs.best.min_equal").measured == pytest.approx(same.mean())
+    assert only(far, "numerics.outputs.best.max_abs").measured == 1
     # Ratios make no sense of integers: the limit for all outputs is not about them.
     assert not [
         c for c in report.checks if c.name in ("numerics.min_sqnr_db.best", "numerics.min_cosine.best")
@@ -357,7 +364,7 @@ def test_what_is_handed_in_goes_first(run: Any, folder: Path) -> None:
         reference=folder / "model.onnx",
         data=folder / "data.npz",
         metric=lambda pairs: {"figure": float(sum(len(sample["x"]) for sample, _ in pairs))},
-        providers=["cpu"],
+        providers="cpu",
     )
     assert report.verdict == "passed"
     assert only(report, "metrics.figure.min").measured == 40
