@@ -41,12 +41,13 @@ _SHARED_OBJECT: Final = {
     CUDA: "libonnxruntime_providers_cuda.so",
     TENSORRT: "libonnxruntime_providers_tensorrt.so",
 }
-# Loaded by name when it is first used, so that no list of needed libraries has it.
+# From 1.30 on loaded by name when it is first used, so that no list of needed libraries has it.
 _CUDNN: Final = "libcudnn.so.9"
 
 _CALL: Final = re.compile(r"(CUDA|CUDNN|CUBLAS|CUFFT|CURAND) failure (\d+): ([^;\n]*)")
 _UNKNOWN_OPTION: Final = re.compile(r'Unknown provider option: "([^"]*)"')
 _BAD_OPTION: Final = re.compile(r'Failed to parse provider option "([^"]*)"')
+_UNAVAILABLE: Final = re.compile(r"(cuDNN|cuFFT) is (?:not available|unavailable)")
 _MEMORY: Final = ("Failed to allocate memory for requested buffer", "Available memory of", "out of memory")
 _SIZE: Final = re.compile(r"requested buffer of size (\d+)")
 
@@ -124,12 +125,12 @@ def missing_libraries(provider: str, ort: Any) -> tuple[MissingLibrary, ...]:
     """The libraries that a provider needs and that do not load, the driver's last."""
     shared_object = Path(ort.__file__).parent / "capi" / _SHARED_OBJECT.get(provider, "")
     names = list(needed(shared_object)) if shared_object.is_file() else []
-    if provider == CUDA and _CUDNN not in names:
-        names.append(_CUDNN)
     cuda_major = _cuda_major(ort, names)
     found: dict[str, MissingLibrary] = {}
-    for name in names:
-        why = _why_not(name)
+    # What is loaded when it is first used keeps nothing from starting: it is named beside others only.
+    later = [_CUDNN] if provider == CUDA and _CUDNN not in names else []
+    for name in (*names, *later):
+        why = _why_not(name) if name in names or found else ""
         if why:
             # What does not load may be a library that this one needs in turn.
             guilty = why.partition(":")[0] if "cannot open shared object file" in why else name
@@ -221,6 +222,8 @@ def explain(provider: str, text: str, options: Mapping[str, str]) -> UserError |
         text: onnxruntime's words.
         options: what the provider was opened with.
     """
+    if match := _UNAVAILABLE.search(text):
+        return _unavailable(provider, match[1])
     if match := _UNKNOWN_OPTION.search(text):
         return UserError(
             f"{provider} has no option {match[1]!r}",
@@ -245,6 +248,19 @@ def explain(provider: str, text: str, options: Mapping[str, str]) -> UserError |
     if call is not None:
         return ProviderError(f"{provider} failed: {call[1]} error {call[2]}, {call[3].strip()}")
     return None
+
+
+def _unavailable(provider: str, what: str) -> ProviderError:
+    """One of the libraries that are loaded when they are first used is not there."""
+    from graphopt.runtime.providers import onnxruntime
+
+    major = _cuda_major(onnxruntime(), ())
+    library = {"cuDNN": _CUDNN, "cuFFT": "libcufft.so"}[what]
+    package = package_of(library, major or "13")
+    return ProviderError(
+        f"{provider} needs {what} for this model, and {library} does not load ({_why_not(library)})",
+        fix=f"it comes with: pip install {package}",
+    )
 
 
 def _explain_call(

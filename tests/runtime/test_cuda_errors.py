@@ -130,6 +130,31 @@ def test_missing_libraries_name_their_packages(tmp_path: Path, monkeypatch: pyte
     assert "libcuda.so.1 comes with NVIDIA's driver: install one that can do CUDA 13.0" in (error.fix or "")
 
 
+def test_cudnn_by_itself_keeps_nothing_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "needed", lambda path: ("libcudart.so.13",))
+    monkeypatch.setattr(cuda, "_why_not", lambda name: "gone" if "cudnn" in name else "")
+    assert cuda.missing_libraries(CUDA, fake_ort(tmp_path)) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "library", "package"),
+    [
+        (
+            "cuDNN is not available. Install cuDNN, update the system library search path, or set "
+            "enable_cudnn=0 to force native CUDA paths where available.",
+            "libcudnn.so.9",
+            "nvidia-cudnn-cu13",
+        ),
+        ("cuFFT is unavailable for CUDA Execution Provider: not found", "libcufft.so", "nvidia-cufft"),
+    ],
+)
+def test_libraries_that_are_loaded_when_first_used(text: str, library: str, package: str) -> None:
+    told = cuda.explain(CUDA, text, {})
+    assert isinstance(told, ProviderError)
+    assert library in told.what
+    assert package in (told.fix or "")
+
+
 def test_a_library_that_lacks_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "needed", lambda path: ("libcudnn.so.9",))
     why = "libcudnn_graph.so.9: cannot open shared object file: No such file or directory"
