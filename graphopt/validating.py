@@ -306,7 +306,7 @@ class _Validation:
         if finding is None or miss is None:
             found = Localization(False, "no output differs by more than it may")
         elif miss.probe is None:
-            found = Localization(False, f"it does not run: {miss.verdict.reason}")
+            found = Localization(False, f"under {finding.runtime.name} {miss.verdict.reason}")
         else:
             names = [m.verdict.name.partition("[")[0] for m in finding.misses if m.probe == miss.probe]
             found = Search(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, parser
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -34,7 +35,8 @@ def node(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
 def weight(proto: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> None:
     """Change the values of an initializer."""
     tensor = next(t for t in proto.graph.initializer if t.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+    values = numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(values), values.dtype), name))
 
 
 def attribute(proto: onnx.ModelProto, name: str, **values: Any) -> None:
@@ -286,3 +288,27 @@ def parallel(wrong: float = 0.0) -> onnx.ModelProto:
     )
     node_names(proto)
     return proto
+
+
+def drifting(errors: dict[int, float] | None = None, layers: int = 20) -> onnx.ModelProto:
+    """Multiplications by constants, each off by a relative error."""
+    lines, weights, last = [], {}, "x"
+    for i in range(layers):
+        error = (errors or {}).get(i, (errors or {}).get(-1, 0.0))
+        weights[f"k{i}"] = np.array(1.1 * (1 + error) if i % 2 else (1 + error) / 1.1, np.float32)
+        lines.append(f"m{i} = Mul({last}, k{i})")
+        last = f"m{i}"
+    text = f"g (float[64, 16] x) => (float[64, 16] y) {{ {' '.join(lines)} y = Identity({last}) }}"
+    proto = model(text, **weights)
+    node_names(proto)
+    return proto
+
+
+def optimized(proto: onnx.ModelProto, path: str) -> onnx.ModelProto:
+    """As onnxruntime's optimizer writes it: fused, other operators."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = path
+    options.log_severity_level = 4
+    ort.InferenceSession(proto.SerializeToString(), options)
+    return onnx.load(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
@@ -125,19 +124,9 @@ def test_tensors_of_other_shapes_are_no_counterparts_by_structure() -> None:
 # -- by value ------------------------------------------------------------------------------------------
 
 
-def optimized(proto: onnx.ModelProto, path: str) -> onnx.ModelProto:
-    """As onnxruntime's optimizer writes it: fused, other operators."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = path
-    options.log_severity_level = 4
-    ort.InferenceSession(proto.SerializeToString(), options)
-    return onnx.load(path)
-
-
 def test_a_fused_model_whose_names_are_gone(tmp_path: object) -> None:
     a = fm.thirty()
-    b = fm.renamed(optimized(a, f"{tmp_path}/fused.onnx"))
+    b = fm.renamed(fm.optimized(a, f"{tmp_path}/fused.onnx"))
     assert {n.op_type for n in b.graph.node} <= {"FusedConv", "Conv", "Relu", "Identity"}
     found = nets(a, b)
     before = len(found.computed())

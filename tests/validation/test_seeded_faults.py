@@ -271,3 +271,44 @@ def test_a_layer_that_quantization_ruins(tmp_path: Any) -> None:
     report = check(reference, candidate, data=data, numerics="LOSSY", budget=graphopt.Budget(0.9, 8))
     assert (report.verdict, report.fault) == ("failed", "candidate")
     assert where(report).node == conv.name
+
+
+def test_small_differences_that_add_up() -> None:
+    """No layer is off by itself; the one that adds most is named, not the one where the limit is passed."""
+    report = check(fm.drifting(), fm.drifting({4: 3e-6, -1: 5e-7}))
+    assert (report.verdict, report.fault) == ("failed", "candidate")
+    found = where(report)
+    assert found.node == "Mul_m4"
+    assert "differences add up" in found.reason
+    assert "grown to" in found.reason
+
+
+def test_an_exact_comparison_names_the_first_bit() -> None:
+    report = check(fm.drifting(), fm.drifting({7: 2e-7}), numerics="EXACT")
+    assert report.fault == "float reordering"
+    found = where(report)
+    assert found.node == "Mul_m7"
+    assert "bit for bit" in found.reason
+
+
+def test_a_fault_in_a_model_that_another_tool_has_fused_and_renamed(tmp_path: Any) -> None:
+    reference = fm.thirty()
+    candidate = fm.renamed(fm.optimized(reference, f"{tmp_path}/fused.onnx"))
+    fused = [n for n in candidate.graph.node if n.op_type == "FusedConv"]
+    fm.weight(candidate, fused[12].input[1], lambda w: w * np.linspace(1, 1.2, w.size).reshape(w.shape))
+    found = where(check(reference, candidate))
+    assert found.node == fused[12].name
+    assert found.first is not None
+    assert found.first.tensor == "r12"
+    assert found.first.matched_by == "value"
+
+
+def test_nodes_that_may_be_at_fault_instead_are_listed() -> None:
+    """Two nodes of the candidate stand for one of the reference: either may be the wrong one."""
+    text = "g (float[4, 8] x) => (float[4, 8] y) {{ h = Sin(x) {} y = Tanh(g) }}"
+    reference = fm.model(text.format("g = Neg(h)"), one=np.array(1, np.float32))
+    candidate = fm.model(text.format("a = Sub(h, one) g = Mul(a, one)"), one=np.array(-1, np.float32))
+    fm.node_names(candidate)
+    found = where(check(reference, candidate))
+    assert found.node == "Mul_g"
+    assert "may be at fault instead: Sub 'Sub_a'" in found.reason
