@@ -250,9 +250,12 @@ class _Validation:
         aligned: Alignment | None,
     ) -> ValidationReport:
         if aligned is not None and aligned.problems:
-            why = "; ".join((*aligned.problems, *aligned.hints))
             return replace(
-                report, verdict="failed", fault="candidate", reason=why, explanation=explain.INTERFACE
+                report,
+                verdict="failed",
+                fault="candidate",
+                reason="; ".join(aligned.problems),
+                explanation=" ".join((explain.INTERFACE, *aligned.hints)),
             )
         if base.reason:
             return replace(report, verdict="unproven", reason=base.reason)

@@ -119,7 +119,7 @@ def test_renamed_inputs_and_outputs() -> None:
     report = graphopt.validate(model(), other)
     assert (report.verdict, report.fault) == ("failed", "candidate")
     assert "input removed: x" in report.reason
-    assert "--map inp=x" in report.reason
+    assert "If only names changed: --map inp=x --map out=y" in report.explanation
     assert report.outputs == ()
     report = graphopt.validate(model(), other, mapping={"inp": "x", "out": "y"})
     assert report.verdict == "proven"
@@ -160,7 +160,7 @@ def test_before_and_after_passes_that_change_inputs() -> None:
     report = graphopt.validate(source, saved)
     assert report.verdict == "failed"
     assert "changed from" in report.reason
-    assert "convert-io" in report.reason
+    assert "convert-io" in report.explanation
 
 
 # -- other providers, played by wrong sessions ---------------------------------------------------------

@@ -27,7 +27,7 @@ class Alignment:
         mapping: names of the candidate's inputs and outputs -> the reference's, where they differ.
         problems: why they cannot be compared; empty when they can.
         reordered: what stands at other positions than in the reference, in words.
-        hints: what to do about the problems.
+        hints: what to do about the problems, in sentences.
     """
 
     candidate: Model
@@ -51,6 +51,7 @@ def align(reference: Model, candidate: Model, mapping: Mapping[str, str]) -> Ali
     _check(reference, candidate, mapping)
     problems: list[str] = []
     hints: list[str] = []
+    maps: list[str] = []
     reordered: list[str] = []
     renames: dict[ir.Tensor, str] = {}
     used: dict[str, str] = {}
@@ -76,7 +77,7 @@ def align(reference: Model, candidate: Model, mapping: Mapping[str, str]) -> Ali
             problems += [f"{kind} {what}: {', '.join(needed)}"] if needed else []
             problems += [f"overridable initializer {what}: {', '.join(optional)}"] if optional else []
         if lost and new:
-            hints += _proposals(kind, lost, new, theirs, mine)
+            maps += _proposals(lost, new, theirs, mine)
         order = [t.name for t in theirs if t.name in called and called[t.name].name not in mapping]
         now = [n for n in called if n in set(order)]
         if order != now:
@@ -88,10 +89,12 @@ def align(reference: Model, candidate: Model, mapping: Mapping[str, str]) -> Ali
             if had and other is not None and other not in candidate.graph.defaults:
                 problems.append(f"overridable initializer {tensor.name!r} has no default any more")
     if problems:
+        if maps:
+            hints.append(f"If only names changed: {' '.join(maps)}")
         if any("changed from" in p for p in problems):
             hints.append(
-                "a pass that was asked to change inputs or outputs (convert-io, transpose-io, ...) is proven "
-                "by the run that applied it; the file does not say how values translate"
+                "A pass that was asked to change inputs or outputs (convert-io, transpose-io, ...) is proven "
+                "by the run that applied it; the file does not say how values translate."
             )
         return Alignment(candidate, used, tuple(problems), tuple(reordered), tuple(hints))
     return Alignment(renamed(candidate, renames), used, (), tuple(reordered))
@@ -180,14 +183,13 @@ def _retyped(kind: str, theirs: Sequence[ir.Tensor], called: Mapping[str, ir.Ten
 
 
 def _proposals(
-    kind: str,
     lost: Sequence[ir.Tensor],
     new: Sequence[ir.Tensor],
     theirs: Sequence[ir.Tensor],
     mine: Sequence[ir.Tensor],
 ) -> list[str]:
     """For each that is missing the new one that it could be: of the same type, at the same place first."""
-    left, pairs = list(new), []
+    left, found = list(new), []
     for tensor in lost:
         info = value_info(tensor)
         fitting = [
@@ -201,8 +203,8 @@ def _proposals(
         at = theirs.index(tensor)
         best = min(fitting, key=lambda t: abs(mine.index(t) - at))
         left.remove(best)
-        pairs.append(f"--map {best.name}={tensor.name}")
-    return [f"if only the {kind}s' names changed: {' '.join(pairs)}"] if pairs else []
+        found.append(f"--map {best.name}={tensor.name}")
+    return found
 
 
 def _dims_clash(a: onnx.ValueInfoProto, b: onnx.ValueInfoProto) -> bool:
