@@ -100,7 +100,7 @@ def quantized_values(
     data: Any,
     *,
     tell: Callable[[str, str], None] = lambda stage, detail: None,
-) -> CalibrationReport | None:
+) -> tuple[CalibrationReport | None, str]:
     """The values that reach a model's quantizers, over the calibration samples, and what these represent.
 
     Args:
@@ -110,10 +110,8 @@ def quantized_values(
         tell: called with a stage and a detail.
 
     Returns:
-        A row for each tensor that is quantized with one scale; None where there is none.
-
-    Raises:
-        UserError: the data cannot be read, or the model does not run on it.
+        A row for each tensor that is quantized with one scale, None where there is none; and why they could
+        not be measured.
     """
     from graphopt.calibration.data import open_dataset, ports_of
     from graphopt.calibration.histogram import Histogram
@@ -125,11 +123,14 @@ def quantized_values(
     found = {name: (kind, low, high) for name, kind, low, high in _quantizers(model)}
     wanted = list(found)[:_MOST_QUANTIZERS]
     if not wanted:
-        return None
+        return None, ""
     skeleton = original.skeleton()
-    dataset = open_dataset(data, *ports_of(skeleton), model=skeleton)
-    service = CalibrationService(dataset, tell=tell, ports=ports_of(skeleton))
-    histograms = service.observe(model, None, [Request(Histogram(), (name,)) for name in wanted])
+    try:
+        dataset = open_dataset(data, *ports_of(skeleton), model=skeleton)
+        service = CalibrationService(dataset, tell=tell, ports=ports_of(skeleton))
+        histograms = service.observe(model, None, [Request(Histogram(), (name,)) for name in wanted])
+    except (UserError, MemoryError) as e:  # the result is there all the same
+        return None, f"not measured: {e}"
     rows = []
     for name, histogram in zip(wanted, histograms, strict=True):
         kind, low, high = found[name]
@@ -137,7 +138,7 @@ def quantized_values(
             methods = Choice(type=kind).ranges(histogram)
             rows.append(_row(name, kind, histogram, (low, high), methods))
     kinds = ", ".join(sorted({kind for kind, _, _ in found.values()}))
-    return CalibrationReport("", "", service.observed_samples, "", kinds, False, tuple(rows))
+    return CalibrationReport("", "", service.observed_samples, "", kinds, False, tuple(rows)), ""
 
 
 def _quantizers(model: Model) -> Iterator[tuple[str, str, float, float]]:

@@ -32,6 +32,7 @@ def html(
     layers: Sequence[LayerRow] = (),
     layers_note: str = "",
     calibration: CalibrationReport | None = None,
+    calibration_note: str = "",
 ) -> str:
     """A report as one self-contained HTML page.
 
@@ -40,7 +41,7 @@ def html(
         before, after: the models that it is about, which the page then draws.
         graph: the same, drawn already.
         layers, layers_note: for a run: intermediate tensors, compared; or why they are not.
-        calibration: for a run: what was measured of the activations.
+        calibration, calibration_note: for a run: what was measured of the activations; or why nothing was.
 
     Raises:
         TypeError: there is no page for such a report.
@@ -56,7 +57,12 @@ def html(
         graph = view(after, before)
     if isinstance(report, RunReport):
         return pages.run_page(
-            report, graph=graph, layers=layers, layers_note=layers_note, calibration=calibration
+            report,
+            graph=graph,
+            layers=layers,
+            layers_note=layers_note,
+            calibration=calibration,
+            calibration_note=calibration_note,
         )
     if isinstance(report, ValidationReport):
         return pages.validation_page(report, graph=graph)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from graphopt import api, lossy, summary
 from graphopt.budget import Budget
@@ -15,17 +15,16 @@ from graphopt.interface import edits_of
 from graphopt.model import Model
 from graphopt.report.document import OutputRow
 from graphopt.report.measured import MetricRow
-from graphopt.report.validated import Localization, RuntimeRow, ValidationReport
+from graphopt.report.validated import Localization, ValidationReport
 from graphopt.runtime.providers import ProviderSettings, current
-from graphopt.runtime.session import CPU
-from graphopt.validation import explain
+from graphopt.validation import explain, verdicts
 from graphopt.validation.alignment import Alignment, align
 from graphopt.validation.compare import Level, OutputVerdict
 from graphopt.validation.layers import layer_rows
 from graphopt.validation.localize import Search
 from graphopt.validation.matching import match
 from graphopt.validation.net import Net
-from graphopt.validation.oracles import JUDGE, Finding, Miss, NoRun, Oracles
+from graphopt.validation.oracles import JUDGE, Finding, NoRun, Oracles
 from graphopt.validation.proof import worse
 from graphopt.validation.reference import Options, Reference
 from graphopt.validation.standard import Bound, Standard
@@ -268,15 +267,15 @@ class _Validation:
         report = replace(
             report,
             outputs=_output_rows(findings, declared, alone=alone),
-            runtimes=tuple(_runtime_row(f) for f in findings),
+            runtimes=tuple(verdicts.runtime_row(f) for f in findings),
             warnings=(
                 *(() if alone else base.warnings),
-                *(explain.shared(f, report.probes) for f in findings if not alone and _is_shared(f)),
+                *(explain.shared(f, report.probes) for f in findings if not alone and verdicts.is_shared(f)),
             ),
         )
-        report = _judged(report, findings, alone=alone)
+        report = verdicts.judged(report, findings, alone=alone)
         if aligned is not None and aligned.reordered and not self.any_order:
-            return _reordered(report, aligned)
+            return verdicts.reordered(report, aligned)
         if report.fault == "candidate":
             swapped = explain.swapped(findings[0], base)
             if swapped:
@@ -303,7 +302,7 @@ class _Validation:
             self.clock.lap("layers")
         if not self.localize:
             return report
-        finding, miss = _to_localize(self.findings)
+        finding, miss = verdicts.to_localize(self.findings)
         if finding is None or miss is None:
             found = Localization(False, "no output differs by more than it may")
         elif miss.probe is None:
@@ -345,51 +344,6 @@ class _Validation:
         return replace(report, verdict="failed", fault="candidate", reason=reason, explanation=explain.METRIC)
 
 
-def _to_localize(findings: Sequence[Finding]) -> tuple[Finding, Miss] | tuple[None, None]:
-    """The worst difference under the first runtime that shows one that counts, else any."""
-    for counts in (True, False):
-        for finding in findings:
-            misses = [m for m in finding.misses if m.counts or not counts]
-            if misses:
-                return finding, max(misses, key=lambda m: explain.badness(m.verdict))
-    return None, None
-
-
-def _is_shared(finding: Finding) -> bool:
-    return any(m.shared for m in finding.misses)
-
-
-def _judged(report: ValidationReport, findings: Sequence[Finding], *, alone: bool) -> ValidationReport:
-    """The verdict over all runtimes: of the first one, in the order of trust, that shows a failure."""
-    undecided: tuple[Finding, Miss] | None = None
-    for finding in findings:
-        counting = [m for m in finding.misses if m.counts]
-        if counting:
-            miss = max(counting, key=lambda m: explain.badness(m.verdict))
-            return replace(
-                report,
-                verdict="failed",
-                fault=miss.fault,
-                reason=explain.reason(finding, miss, counting, report.probes),
-                explanation=explain.sentence(finding, miss, alone=alone),
-            )
-        for miss in finding.misses:
-            # A provider that was asked for, and on which neither runs, was not compared on.
-            if miss.undecided or (miss.shared and miss.probe is None and finding.runtime.provider != CPU):
-                undecided = undecided or (finding, miss)
-    if undecided is not None:
-        return replace(report, verdict="unproven", reason=explain.undecided(*undecided, report.probes))
-    return report
-
-
-def _reordered(report: ValidationReport, aligned: Alignment) -> ValidationReport:
-    """A candidate whose inputs or outputs have changed places: callers that go by position get others."""
-    what = "; ".join(aligned.reordered)
-    if report.verdict == "failed":
-        return replace(report, reason=f"{what}; {report.reason}")
-    return replace(report, verdict="failed", fault="candidate", reason=what, explanation=explain.REORDERED)
-
-
 def _output_rows(
     findings: Iterable[Finding], declared: Mapping[str, tuple[str, ...] | None], *, alone: bool
 ) -> tuple[OutputRow, ...]:
@@ -402,8 +356,8 @@ def _output_rows(
         rows = finding.candidate
         if isinstance(rows, NoRun):
             continue
-        for i, verdicts in enumerate(rows):
-            for verdict in verdicts:
+        for i, compared in enumerate(rows):
+            for verdict in compared:
                 miss = skipped.get((i, verdict.name))
                 if miss is not None:
                     if miss.undecided:
@@ -422,36 +376,3 @@ def _output_rows(
             row = replace(row, verdict="unproven", note=open_[row.name])
         found.append(row)
     return tuple(found)
-
-
-def _runtime_row(finding: Finding) -> RuntimeRow:
-    runtime = finding.runtime
-    optimizations: Literal["off", "on"] = "off" if runtime.optimize == "none" else "on"
-    notes = []
-    for who, rows in (("the reference", finding.reference), ("the candidate", finding.candidate)):
-        if isinstance(rows, NoRun) and not (who == "the candidate" and rows is finding.reference):
-            notes.append(f"{who}: {rows.message}")
-    if any(m.shared for m in finding.misses):
-        notes.append("the reference changes in the same way")
-    elif any(m.undecided and m.probe is not None for m in finding.misses):
-        notes.append("the reference changes too, in another way")
-    tf32 = runtime.settings.describe(runtime.provider).get("TF32")
-    notes += [f"TF32 is {tf32}"] if tf32 is not None else []
-    return RuntimeRow(
-        runtime.name,
-        runtime.provider,
-        optimizations,
-        _used(finding.reference),
-        _used(finding.candidate),
-        finding.reference_ok,
-        finding.candidate_ok,
-        finding.fault,
-        "; ".join(notes),
-    )
-
-
-def _used(rows: list[list[OutputVerdict]] | NoRun) -> float | None:
-    if isinstance(rows, NoRun):
-        return None
-    shares = [v.used for vs in rows for v in vs if v.used is not None]
-    return max(shares, default=None)

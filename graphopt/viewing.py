@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt import collector
-from graphopt.graph.layout import HEIGHT, WIDTH, Edge, layout
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, DrawnTensor, GraphView, State, TensorKind
+from graphopt.report.html.layout import HEIGHT, WIDTH, Edge, layout
 
 if TYPE_CHECKING:
     from graphopt.graph.facts import Facts
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Initializers larger than this are not read for their statistics, nor any once so many were.
 _READ_ELEMENTS = 1 << 20
-_READ_TOTAL = 1 << 26
+_READ_TOTAL = 1 << 24
 _FEW = 8
 
 
@@ -151,6 +151,7 @@ class _Artist:
             parent, holder = holders.get(body, (None, -1))
             number = -1 if parent is None else self._number[parent]
             drawn.append(replace(self._body(label, body), parent=number, holder=holder))
+        self._model.release()
         return DrawnModel(title, tuple(drawn))
 
     def _reads_from_outside(self, body: Body) -> dict[Tensor, None]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import made_reports
+import onnx
 import pytest
 
 import graphopt
@@ -119,6 +120,51 @@ def test_sensitivity_writes_a_page(cli: Cli, tmp_path: Path, monkeypatch: pytest
     text = (tmp_path / "s.html").read_text(encoding="utf-8")
     assert found["layers"][0]["node"] in text
     assert found["measured_on"] in text
+
+
+def test_validate_bench_and_gate_write_pages(cli: Cli, tmp_path: Path) -> None:
+    a, b = MODELS / "digits_cnn.onnx", tmp_path / "b.onnx"
+    graphopt.run(a, verify="off").save(b)
+    code, out, _ = cli("validate", a, b, "--layers", "--html", tmp_path / "v.html", "--json", "-q")
+    assert code == 0
+    report = json.loads(out)
+    text = (tmp_path / "v.html").read_text(encoding="utf-8")
+    assert "PROVEN" in text
+    assert all(f">{row['tensor']}" in text for row in report["layers"])
+    assert "40 nodes before, 23 after" in text
+    code, _, _ = cli("validate", a, "--html", tmp_path / "one.html", "-q")  # one model on several runtimes
+    assert code == 0
+    assert "40 nodes" in (tmp_path / "one.html").read_text(encoding="utf-8")
+    words = ("bench", a, b, "--runs", 20, "--sessions", 2, "--no-memory", "--json", "-q")
+    code, out, _ = cli(*words, "--html", tmp_path / "b.html")
+    assert code == 0
+    ratio = json.loads(out)["ratios"][0]
+    text = (tmp_path / "b.html").read_text(encoding="utf-8")
+    assert f"<dd>{ratio['ratio']:.4f} <small>{ratio['verdict']}</small></dd>" in text
+    policy = tmp_path / "gate.toml"
+    policy.write_text("[file]\nmax_mb = 0.001\n[ops]\nbanned = ['Mul']\n")
+    code, out, _ = cli(
+        "gate", b, "--policy", policy, "--against", a, "--html", tmp_path / "g.html", "--json", "-q"
+    )
+    assert code == 1
+    text = (tmp_path / "g.html").read_text(encoding="utf-8")
+    for check in json.loads(out)["checks"]:
+        assert f"<code>{check['name']}</code>" in text
+    assert "1 of 2 checks passed; not: file.max_mb" in text
+    assert "40 nodes before, 23 after" in text
+
+
+def test_gate_has_a_page_of_a_model_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
+    model, policy = tmp_path / "m.onnx", tmp_path / "gate.toml"
+    external = onnx.load(MODELS / "digits_cnn.onnx")
+    onnx.save(external, model, save_as_external_data=True, location="gone.data", size_threshold=0)
+    (tmp_path / "gone.data").unlink()
+    policy.write_text("[external_data]\ninside_folder = true\n")
+    code, _, _ = cli("gate", model, "--policy", policy, "--html", tmp_path / "g.html", "-q")
+    assert code == 1
+    text = (tmp_path / "g.html").read_text(encoding="utf-8")
+    assert "FAILED" in text
+    assert 'id="graph-data"' not in text
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,8 @@ def _shown(
             tell=tell,
         )
     if data is not None:
-        shown["calibration"] = evidence.quantized_values(result.model, original, data, tell=tell)
+        found = evidence.quantized_values(result.model, original, data, tell=tell)
+        shown["calibration"], shown["calibration_note"] = found
     return shown
 
 

@@ -17,7 +17,8 @@ SCHEMA = "graphopt.validate/2"
 ValidationVerdict = Literal["proven", "unproven", "failed"]
 #: Whose fault a difference is; "" where there is none.
 Fault = Literal["", "candidate", "onnxruntime's optimizer", "provider kernel", "float reordering"]
-#: How two tensors of different models came to be compared.
+#: How two tensors of different models came to be compared: they have one name; their nodes have, or come from
+#: one place; they are computed or read alike; they hold the same.
 MatchedBy = Literal["name", "provenance", "structure", "value"]
 
 

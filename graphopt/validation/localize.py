@@ -18,12 +18,12 @@ from graphopt.ir import Node, Tensor
 from graphopt.report.validated import LayerRow, Localization
 from graphopt.runtime.values import Value
 from graphopt.validation.gaps import Gap
-from graphopt.validation.isolation import first_not_finite, isolated
+from graphopt.validation.isolation import first_not_finite, isolated, region
 from graphopt.validation.layers import Comparison
 from graphopt.validation.matching import Matching, Pair
 from graphopt.validation.neighbourhood import neighbourhood
 from graphopt.validation.oracles import JUDGE, Runtime
-from graphopt.validation.rematching import rematch
+from graphopt.validation.rematching import rematch, resemble
 from graphopt.validation.sketches import match_by_value
 from graphopt.validation.watching import SLICE_BYTES
 
@@ -88,6 +88,8 @@ class Search:
                 return self._nothing()
             suspect, agreed = self._climb(suspect)
             if not self._is_port(suspect) and rematch(self.comparison, suspect):
+                continue
+            if self.runtime is JUDGE and resemble(self.comparison, suspect, agreed):
                 continue
             return self._blamed(suspect, agreed)
         return self._result(False, "the tensors of the two models cannot be told apart")
@@ -174,8 +176,24 @@ class Search:
         a, b = cand.places[pair.candidate], cand.places[suspect.candidate]
         if not b.body or a.body != b.body or theirs is None:
             return True
-        # What a body hands to its next iteration was there one iteration earlier.
-        return mine.first < theirs.first if b.entry else mine.first <= theirs.first
+        if b.entry:
+            # What a body hands to its next iteration was there one iteration earlier. Where iterations cannot
+            # be told apart (their shapes differ), all counts as the first one.
+            return mine.first < theirs.first or theirs.first == 0
+        return mine.first <= theirs.first and not (a.entry and mine.first == 0 and self._came_in_right(pair))
+
+    def _came_in_right(self, pair: Pair) -> bool:
+        """What the first iteration of a loop is fed agrees, at an input of its body."""
+        cand = self.matching.candidate
+        body = cand.places[pair.candidate].body
+        outside = [
+            p
+            for t in cand.sources(pair.candidate)
+            if (p := self.matching.of_candidate(t)) is not None
+            and t in cand.places
+            and cand.places[t].body != body
+        ]
+        return all(g is None or g.ok for g in self.comparison.gaps(outside).values())
 
     def _is_port(self, pair: Pair) -> bool:
         """The two are outputs of one name, which are compared whatever they hold."""
@@ -261,6 +279,7 @@ class Search:
             names = [repr(self._name(p)) for p in agreed]
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             words += f" from what agrees: {shown}" if names else ""
+            words += self._also(pair, node, agreed)
             if self.runtime.optimize != "none":
                 words += ". onnxruntime may have fused that node with others before it"
         return self._result(
@@ -274,6 +293,18 @@ class Search:
             pair=pair,
             guilty=node,
         )
+
+    def _also(self, pair: Pair, node: Node, agreed: list[Pair]) -> str:
+        """Nodes without counterpart that lead to the pair: any of them may be at fault instead."""
+        cand = self.matching.candidate
+        between = region(cand, pair.candidate, {p.candidate for p in agreed}) or []
+        # What has no input but constants computes no values, only weights.
+        others = [n for n in between if n is not node and cand.dynamic(n)]
+        if not others or node is not cand.places[pair.candidate].node:
+            return ""
+        names = [f"{op_text(n)} {n.name or cand.name(n.outputs[0])!r}" for n in others]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return f". What lies between has no counterpart, and may be at fault instead: {shown}"
 
     def _nothing(self) -> Localization:
         pairs = [p for p in self._pairs() if self.comparison.known(p) is not None]

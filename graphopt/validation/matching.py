@@ -386,7 +386,7 @@ def _backward(found: Matching, pair: Pair) -> Iterator[Pair]:
     for one, two in zip(theirs, mine, strict=True):
         # Where the readers are the same, so is what they read, whatever computes it.
         alike = op_text(ref.places[one].node) == op_text(cand.places[two].node)
-        if not alike and not (same_node and _may_be_equal(ref, one, cand, two)):
+        if not (alike or same_node) or not _may_be_equal(ref, one, cand, two):
             continue
         new = Pair(one, two, "structure")
         if found.add(new):

@@ -16,7 +16,9 @@ from graphopt.ir import Tensor
 from graphopt.runtime.values import Array
 from graphopt.validation.gaps import gap, spread_of
 from graphopt.validation.matching import Matching, Pair, grow
+from graphopt.validation.metrics import is_float
 from graphopt.validation.net import Net, named_bodies
+from graphopt.validation.watching import slices
 
 if TYPE_CHECKING:
     from graphopt.validation.layers import Comparison
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 # How far around, in nodes, and how many tensors at most.
 _REACH: Final = 6
 _TENSORS: Final = 24
+# Between tensors that agree and one that does not: most tensors to look at, and least cosine.
+_MANY: Final = 64
+_ALIKE: Final = 0.8
 
 
 def rematch(comparison: Comparison, pair: Pair) -> bool:
@@ -43,6 +48,75 @@ def rematch(comparison: Comparison, pair: Pair) -> bool:
     matching.add(found)
     grow(matching, [found])
     return True
+
+
+def resemble(comparison: Comparison, pair: Pair, near: list[Pair]) -> bool:
+    """Pair what lies between a pair that is off and what agrees before it, by how alike the values are.
+
+    Several nodes without counterpart may lead to a tensor that is off, and any of them may be at fault. A
+    fault seldom changes a tensor beyond recognition: its cosine with what it should be is larger than with
+    anything else. The first tensors on the way are looked at: that is where the fault is looked for.
+
+    Args:
+        comparison: where values come from.
+        pair: the pair that is off.
+        near: pairs before it, which agree.
+
+    Returns:
+        whether any pair was found.
+    """
+    matching = comparison.matching
+    mine = _between(matching.candidate, pair.candidate, {p.candidate for p in near})
+    theirs = _between(matching.reference, pair.reference, {p.reference for p in near})
+    mine = [t for t in mine if matching.of_candidate(t) is None]
+    theirs = [t for t in theirs if matching.of_reference(t) is None]
+    mine = next(slices(mine[:_MANY], comparison.candidate.sizes(mine[:_MANY]), comparison.slice_bytes), [])
+    theirs = next(
+        slices(theirs[:_MANY], comparison.reference.sizes(theirs[:_MANY]), comparison.slice_bytes), []
+    )
+    if not mine or not theirs:
+        return False
+    left, right = comparison.candidate.read(mine), comparison.reference.read(theirs)
+    scores = [
+        (alike, i, j)
+        for i, t in enumerate(mine)
+        for j, u in enumerate(theirs)
+        if (alike := _cosine(left.get(t, []), right.get(u, []))) >= _ALIKE
+    ]
+    found = False
+    used: set[Tensor] = set()
+    for _, i, j in sorted(scores, reverse=True):
+        if mine[i] in used or theirs[j] in used:
+            continue
+        used |= {mine[i], theirs[j]}
+        found |= matching.add(Pair(theirs[j], mine[i], "value"))
+    return found
+
+
+def _between(net: Net, tensor: Tensor, border: set[Tensor]) -> list[Tensor]:
+    """What is computed on the way from `border` to `tensor`, neither of them included, in order."""
+    found: set[Tensor] = set()
+    stack = list(net.sources(tensor))
+    while stack:
+        current = stack.pop()
+        if current in border or current in found or current is tensor or current not in net.places:
+            continue
+        found.add(current)
+        stack.extend(net.sources(current))
+    return sorted(found, key=lambda t: net.places[t].order)
+
+
+def _cosine(a: list[Array], b: list[Array]) -> float:
+    """Of all values of two tensors; -1 where they cannot be compared."""
+    if len(a) != len(b) or not a or [v.shape for v in a] != [v.shape for v in b]:
+        return -1.0
+    if not _says_something(a) or not all(is_float(v.dtype) and v.dtype.kind != "c" for v in (*a, *b)):
+        return -1.0
+    x, y = (np.concatenate([v.reshape(-1).astype(np.float64) for v in values]) for values in (a, b))
+    good = np.isfinite(x) & np.isfinite(y)
+    x, y = x[good], y[good]
+    norm = float(np.sqrt(x @ x) * np.sqrt(y @ y))
+    return float(x @ y) / norm if norm else -1.0
 
 
 def _beside(comparison: Comparison, pair: Pair, *, of_reference: bool) -> Pair | None:

@@ -67,7 +67,7 @@ class Watch:
             with self._open(counting) as session:
                 found = session.run(self._given(session))
                 self.runs += 1
-        except (CannotTap, RuntimeFailure):
+        except (CannotTap, RuntimeFailure, MemoryError):
             return
         by_name = {t.name: t for t in tensors}
         for name, taps in counting.taps.items():
@@ -136,6 +136,8 @@ class Watch:
             except RuntimeFailure as e:
                 why = e.message
                 continue
+            except MemoryError:
+                return "there is not enough memory for it"
             found: dict[Tensor, list[Array]] = {}
             for tensor in tensors:
                 values = [results[tap.output] for tap in model.taps[tensor.name]]

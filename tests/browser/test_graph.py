@@ -342,3 +342,40 @@ def test_twenty_thousand_nodes_open_in_time_and_stay_smooth(browser: Any, large:
         """
     )
     assert worst < 1000, f"{worst:.0f} ms"
+
+
+def test_tables_lead_to_the_graph(browser: Any, messy: Drawn) -> None:
+    browser.open(messy.page)
+    # Of what one pass changed: a name that stands for the value which is computed there.
+    browser.js("for (const d of document.querySelectorAll('#passes details')) d.open = true")
+    row = browser.driver.find_element(
+        By.XPATH, "//table[@id='passes-table']//tr[th[contains(., 'fold-conv-bn')]]"
+    )
+    button = row.find_element(By.CSS_SELECTOR, "[data-goto]")
+    name = button.get_attribute("data-goto")
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    browser.settle()
+    main = messy.view.after.bodies[0]
+    (node,) = (n for n in main.nodes if n.outputs and main.tensors[n.outputs[0]].name == name)
+    assert selected(browser, "after") == node.name
+    assert node.made_by == "fold-conv-bn"
+    assert browser.js("return document.activeElement.matches('.pane.after canvas.main')")
+    top = browser.js("return document.querySelector('#graph').getBoundingClientRect().top")
+    assert 0 <= top < 200
+
+
+def test_the_minimap_shows_where_one_is_and_takes_one_elsewhere(browser: Any, messy: Drawn) -> None:
+    browser.open(messy.page)
+    map_ = browser.driver.find_element(By.CSS_SELECTOR, ".pane.after .minimap")
+    assert not map_.is_displayed()  # all of it is in sight
+    search(browser, "conv", Keys.ENTER)
+    assert map_.is_displayed()
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", map_)
+    ActionChains(browser.driver).move_to_element(map_).click().perform()
+    browser.settle()
+    main = messy.view.after.bodies[0]
+    x, y, scale = (pane(browser, "after", what) for what in ("x", "y", "scale"))
+    w, h = pane(browser, "after", "w"), pane(browser, "after", "h")
+    assert x + w / 2 / scale == pytest.approx(main.width / 2, abs=0.03 * main.height)
+    assert y + h / 2 / scale == pytest.approx(main.height / 2, abs=0.03 * main.height)

@@ -16,24 +16,12 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from graphopt.report.html import pages
-
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 Show = Callable[[str], Any]
 
-PAGES: dict[str, Callable[[], str]] = {
-    "run": lambda: pages.run_page(
-        made.run(), graph=made.graph(), layers=made.LAYERS, calibration=made.calibration()
-    ),
-    "validate": lambda: pages.validation_page(made.validation(), graph=made.graph()),
-    "bench": lambda: pages.bench_page(made.bench()),
-    "gate": lambda: pages.gate_page(made.gate(), graph=made.graph()),
-    "exploration": lambda: pages.sensitivity_page(made.exploration(), made.HOSTILE),
-    "survey": lambda: pages.sensitivity_page(made.survey(), made.HOSTILE),
-    "calibration": lambda: pages.calibration_page(made.calibration()),
-}
+PAGES = made.PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -221,6 +221,50 @@ def looped(scale: float = 0.5) -> onnx.ModelProto:
     return proto
 
 
+def scanned(scale: float = 0.5) -> onnx.ModelProto:
+    """A Scan over the rows of its input, with a state; the fault is the scale of what is added in its body."""
+    proto = model(
+        """g (float[5, 4] x) => (float[4] y, float[5, 4] z) {
+            h = Sin(x)
+            s, r = Scan <num_scan_inputs = 1,
+                body = b (float[4] state, float[4] row) => (float[4] next, float[4] out) {
+                    d = Cos(state)
+                    e = Mul(d, scale)
+                    next = Add(row, e)
+                    out = Tanh(next)
+                }> (start, h)
+            y = Exp(s)
+            z = Neg(r)
+        }""",
+        start=np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        scale=np.array(scale, np.float32),
+    )
+    node_names(proto)
+    return proto
+
+
+def growing(scale: float = 0.5) -> onnx.ModelProto:
+    """A Loop whose state gets longer in every iteration."""
+    proto = model(
+        """g (float[2] x) => (float[M] y) {
+            h = Sin(x)
+            s = Loop (trips, go, h) <
+                body = b (int64 i, bool go_in, float[K] state) => (bool go_out, float[L] next) {
+                    go_out = Identity(go_in)
+                    e = Mul(state, scale)
+                    next = Concat<axis=0>(state, e)
+                }
+            >
+            y = Exp(s)
+        }""",
+        trips=np.array(3, np.int64),
+        go=np.array(True),
+        scale=np.array(scale, np.float32),
+    )
+    node_names(proto)
+    return proto
+
+
 def parallel(wrong: float = 0.0) -> onnx.ModelProto:
     """A layer in two halves, as tensor parallelism divides it; `wrong` is added to the second half's bias."""
     rng = np.random.default_rng(5)

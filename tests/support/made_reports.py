@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from graphopt.budget import Effect, Exploration, Score, Sensitivity, Survey, Swept, Tradeoff
 from graphopt.report.calibrated import CalibratedTensor, CalibrationReport
@@ -19,6 +20,7 @@ from graphopt.report.document import (
 )
 from graphopt.report.drawn import DrawnBody, DrawnModel, DrawnNode, DrawnTensor, GraphView
 from graphopt.report.gated import Check, GateReport, Older
+from graphopt.report.html import pages
 from graphopt.report.measured import (
     AccuracyReport,
     FloatNode,
@@ -310,3 +312,15 @@ def graph() -> GraphView:
         136,
         40,
     )
+
+
+#: A page of each kind of report, by name.
+PAGES: dict[str, Callable[[], str]] = {
+    "run": lambda: pages.run_page(run(), graph=graph(), layers=LAYERS, calibration=calibration()),
+    "validate": lambda: pages.validation_page(validation(), graph=graph()),
+    "bench": lambda: pages.bench_page(bench()),
+    "gate": lambda: pages.gate_page(gate(), graph=graph()),
+    "exploration": lambda: pages.sensitivity_page(exploration(), HOSTILE),
+    "survey": lambda: pages.sensitivity_page(survey(), HOSTILE),
+    "calibration": lambda: pages.calibration_page(calibration()),
+}

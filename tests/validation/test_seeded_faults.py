@@ -232,6 +232,18 @@ def test_a_fault_in_a_loop(rename: bool) -> None:
     assert found.body.endswith("body")
 
 
+def test_a_fault_in_a_scan() -> None:
+    found = where(check(fm.scanned(), fm.scanned(0.6)))
+    assert found.node == "Mul_e"
+    assert found.body.endswith("body")
+
+
+def test_a_fault_in_a_loop_whose_shapes_change() -> None:
+    found = where(check(fm.growing(), fm.growing(0.6)))
+    assert found.body.endswith("body")
+    assert found.node in ("Mul_e", "Concat_next")  # iterations are not told apart there
+
+
 @pytest.mark.parametrize("rename", [False, True])
 def test_one_of_two_parallel_branches_is_wrong(rename: bool) -> None:
     candidate = fm.parallel(0.1)

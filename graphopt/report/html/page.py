@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _STYLES = ("page.css", "graph.css", "print.css")
 _SCRIPTS = ("page.js",)
-_GRAPH_SCRIPTS = ("graph_data.js", "graph_pane.js", "graph_ui.js", "graph_list.js")
+_GRAPH_SCRIPTS = ("graph_data.js", "graph_minimap.js", "graph_pane.js", "graph_ui.js", "graph_list.js")
 
 Tone = Literal["good", "bad", "warn", ""]
 #: How verdicts are meant: colour, and a mark for those who do not see it.

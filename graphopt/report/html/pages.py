@@ -51,6 +51,7 @@ def run_page(
     layers: Sequence[LayerRow] = (),
     layers_note: str = "",
     calibration: CalibrationReport | None = None,
+    calibration_note: str = "",
 ) -> str:
     """The page of `graphopt run`.
 
@@ -58,7 +59,7 @@ def run_page(
         report: the run.
         graph: both models.
         layers, layers_note: intermediate tensors of both, compared; or why they are not.
-        calibration: what was measured of the activations.
+        calibration, calibration_note: what was measured of the activations; or why nothing was.
     """
     before, after = report.before, report.after
     lossy = report.accuracy is not None
@@ -88,7 +89,7 @@ def run_page(
         sections.sensitivity(report.exploration)
         if report.exploration and (report.exploration.units or report.exploration.tradeoffs)
         else None,
-        sections.calibration(calibration) if calibration else None,
+        sections.calibration(calibration) if calibration else sections.note("calibration", calibration_note),
         sections.graph(graph) if graph else None,
         sections.details(
             [

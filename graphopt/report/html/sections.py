@@ -15,6 +15,7 @@ from graphopt.report.document import ModelStats, OutputRow, RunReport
 from graphopt.report.drawn import GraphView
 from graphopt.report.gated import GateReport
 from graphopt.report.html.graphdata import LEGEND
+from graphopt.report.html.neighbourhood import neighbourhood
 from graphopt.report.html.page import Section
 from graphopt.report.text import clean, plural
 from graphopt.report.timed import BenchReport
@@ -241,6 +242,11 @@ def calibration(report: CalibrationReport) -> Section | None:
     return Section("calibration", "Calibration", "calibration.html", data)
 
 
+def note(part: str, text: str) -> Section | None:
+    """A part of which there is only to say why it is empty."""
+    return Section(part, part.capitalize(), "note.html", {"text": text}) if text else None
+
+
 # -- validation, bench, gate -----------------------------------------------------------------------------
 
 
@@ -256,7 +262,11 @@ def localization(report: ValidationReport) -> Section | None:
     """Where the difference starts."""
     if report.localization is None:
         return None
-    return Section("localization", "Where it starts", "localization.html", {"found": report.localization})
+    found = report.localization
+    drawing = _svg(neighbourhood(found.neighbourhood), "The nodes around the place where it starts")
+    return Section(
+        "localization", "Where it starts", "localization.html", {"found": found, "drawing": drawing}
+    )
 
 
 def bench(report: BenchReport) -> Section:

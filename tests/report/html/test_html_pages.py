@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -18,17 +17,7 @@ import pytest
 from graphopt.report.html import graphdata, pages
 from graphopt.report.validated import RuntimeRow, ValidationReport
 
-PAGES: dict[str, Callable[[], str]] = {
-    "run": lambda: pages.run_page(
-        made.run(), graph=made.graph(), layers=made.LAYERS, calibration=made.calibration()
-    ),
-    "validate": lambda: pages.validation_page(made.validation(), graph=made.graph()),
-    "bench": lambda: pages.bench_page(made.bench()),
-    "gate": lambda: pages.gate_page(made.gate(), graph=made.graph()),
-    "exploration": lambda: pages.sensitivity_page(made.exploration(), made.HOSTILE),
-    "survey": lambda: pages.sensitivity_page(made.survey(), made.HOSTILE),
-    "calibration": lambda: pages.calibration_page(made.calibration()),
-}
+PAGES = made.PAGES
 _VOID = {"meta", "link", "br", "input", "img", "hr", "path", "rect", "line", "circle", "polyline", "polygon"}
 
 

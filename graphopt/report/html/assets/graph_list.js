@@ -103,6 +103,10 @@ class NodeList {
     section.querySelector(".wait").remove();
     section.querySelector(".works").hidden = false;
     root.graph = new GraphUi(section, data);
+    document.addEventListener("click", (e) => {
+      const place = e.target.closest("[data-goto]");
+      if (place) root.graph.goTo(place.dataset.goto);
+    });
     requestAnimationFrame(() => requestAnimationFrame(() => {
       section.dataset.ready = String(Math.round(performance.now()));
       performance.mark("graph-ready");

@@ -6,7 +6,7 @@ class Pane {
   constructor(element, size, ui) {
     this.element = element;
     this.canvas = element.querySelector("canvas.main");
-    this.mini = element.querySelector("canvas.minimap");
+    this.minimap = new Minimap(this, element.querySelector("canvas.minimap"));
     this.tip = element.querySelector(".tip");
     this.size = size; // of a node
     this.ui = ui;
@@ -15,7 +15,6 @@ class Pane {
     this.selected = -1;
     this.dirty = false;
     this.grids = new Map();
-    this.shots = new Map();
     this._listen();
     new ResizeObserver(() => this.resize()).observe(element);
   }
@@ -120,7 +119,7 @@ class Pane {
     if (scale < 0.3) this._blocks(g, visible); else this._boxes(g, visible);
     this._selection(g);
     this._found(g, visible);
-    this._minimap();
+    this.minimap.draw();
     this.drawn = (this.drawn || 0) + 1;
   }
   _path(g, body, from, to, slot) {
@@ -319,56 +318,9 @@ class Pane {
     g.stroke();
   }
 
-  // -- the minimap: drawn once per body, colours and filter; the frame over it moves -------------------------
-  _minimap() {
-    const { body, mini } = this, most = 150;
-    const k = Math.min(most / body.width, most / body.height);
-    const w = Math.max(24, Math.round(body.width * k)), h = Math.max(24, Math.round(body.height * k));
-    mini.hidden = this.scale <= this._whole() * 1.05;
-    if (mini.hidden) return;
-    if (mini.width !== w * this.ratio || mini.height !== h * this.ratio) {
-      mini.width = w * this.ratio;
-      mini.height = h * this.ratio;
-      mini.style.width = w + "px";
-      mini.style.height = h + "px";
-    }
-    const shot = this._shot(body, w, h, k);
-    const g = mini.getContext("2d");
-    g.setTransform(1, 0, 0, 1, 0, 0);
-    g.drawImage(shot, 0, 0);
-    g.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    g.strokeStyle = this.ui.color("focus");
-    g.lineWidth = 1.5;
-    g.strokeRect(this.x * k, this.y * k, Math.max(3, (this.w / this.scale) * k), Math.max(3, (this.h / this.scale) * k));
-    this.miniScale = k;
-  }
-  _shot(body, w, h, k) {
-    const key = `${w} ${this.ratio} ${this.ui.version}`;
-    const kept = this.shots.get(body);
-    if (kept && kept.key === key) return kept.image;
-    const image = document.createElement("canvas");
-    image.width = w * this.ratio;
-    image.height = h * this.ratio;
-    const g = image.getContext("2d");
-    g.scale(this.ratio, this.ratio);
-    g.fillStyle = this.ui.color("surface");
-    g.fillRect(0, 0, w, h);
-    const wide = Math.max(1, this.size.w * k), high = Math.max(1, this.size.h * k);
-    for (const marked of [false, true])
-      for (let v = 0; v < body.size; v++) {
-        const state = body.n.state[v];
-        if (Boolean(state) !== marked) continue;
-        g.fillStyle = this.ui.color(state ? "g-" + STATES[state] : "g-layout");
-        g.globalAlpha = this.ui.matches(body, v) ? 1 : 0.2;
-        g.fillRect(body.n.x[v] * k, body.n.y[v] * k, wide, high);
-      }
-    this.shots.set(body, { key, image });
-    return image;
-  }
-
   // -- mouse, touch, keys --------------------------------------------------------------------------------
   _listen() {
-    const { canvas, mini } = this;
+    const { canvas } = this;
     const fingers = new Map();
     let moved = 0, spread = 0;
     const spot = (e) => { const r = canvas.getBoundingClientRect(); return [e.clientX - r.left, e.clientY - r.top]; };
@@ -417,16 +369,6 @@ class Pane {
     canvas.addEventListener("keydown", (e) => {
       if (this.ui.key(this, e)) e.preventDefault();
     });
-    const travel = (e) => {
-      if (!(e.buttons & 1)) return;
-      const r = mini.getBoundingClientRect();
-      this.x = (e.clientX - r.left) / this.miniScale - this.w / 2 / this.scale;
-      this.y = (e.clientY - r.top) / this.miniScale - this.h / 2 / this.scale;
-      this.moved = true;
-      this.redraw();
-    };
-    mini.addEventListener("pointerdown", (e) => { mini.setPointerCapture(e.pointerId); travel(e); });
-    mini.addEventListener("pointermove", travel);
   }
   _hover(e, [px, py]) {
     const v = this.at(px, py);

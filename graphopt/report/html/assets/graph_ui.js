@@ -157,6 +157,21 @@ class GraphUi {
     this.redraw();
     if (focus) pane.canvas.focus();
   }
+  // To a node or tensor of any body that a table names; a tensor leads to what computes it.
+  goTo(name) {
+    if (!this.named) {
+      this.named = new Map();
+      for (const side of ["before", "after"])
+        for (const body of this.models[side]?.bodies || [])
+          for (let v = 0; v < body.size; v++)
+            for (const text of [...body.n.out[v].map((t) => (t >= 0 ? body.t.name[t] : "")), body.n.name[v]])
+              if (text) this.named.set(text, [side, body.label, v]);
+    }
+    const found = this.named.get(name);
+    this.section.scrollIntoView();
+    if (found) this.go(...found); else this.say(`neither model has ${name}`);
+    this.$(found ? `.pane.${found[0]} canvas.main` : ".search input").focus({ preventScroll: true });
+  }
   // Where the other model has what this node is computed from.
   _nearest(body, v) {
     const seen = new Set([v]);

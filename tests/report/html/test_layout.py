@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.graph.layout import HEIGHT, WIDTH, Edge, layout
+from graphopt.report.html.layout import HEIGHT, WIDTH, Edge, layout
 
 
 def chain(n: int) -> list[Edge]:
