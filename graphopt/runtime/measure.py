@@ -139,9 +139,9 @@ def _round(
                 )
             running[i] = Running(session, contestants[i].feeds, time.perf_counter() - start, is_alone(plan))
         sessions = [r for r in running if r is not None]
-        for i, fresh in enumerate(sessions):
+        for i in rng.permutation(len(sessions)).tolist():
             with blaming(i):
-                fresh.first()
+                sessions[i].first()
         started = clock()
         for i in rng.permutation(len(sessions)).tolist():
             with blaming(i):

@@ -74,7 +74,7 @@ def test_the_table_counts(
     script.main()
     text = page.read_text()
     assert "| m.onnx | 0.5 ms | 1 | **3** | 4 | 1.0000 | 1.2000 | 1.0% | 2.0 s |" in text
-    assert "| 1ms | 0.5 ms | 1 | **2** | 2 |" in text
+    assert "| chain, 1ms | 0.5 ms | 1 | **2** | 2 |" in text
     assert "| m.onnx |  | 1 | **0** | 1 |" in text
 
 
