@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx
 
-from graphopt.passkit import Node, NodePass, Numerics, PassContext, RefusedRewrite, Rewriter
+from graphopt.passkit import Node, NodePass, Numerics, PassContext, RefusedRewrite, Rewriter, Tensor
 from graphopt_passes.fusion._norm import read_scaled, read_tail, scale_and_shift
 from graphopt_passes.fusion._region import Region, accepts, contrib_accepts
 
@@ -28,7 +28,9 @@ class FuseRmsNorm(NodePass):
 
     Refuses when: neither opset nor target has the operator; an intermediate result has another reader or
     is a graph output; the mean runs over other axes; the exponent is not 2; epsilon is no constant
-    scalar; x is double. Where w does not have the shape of the normalized axes, it stays as it is.
+    scalar; x is double; x is itself a difference to its mean, and only SimplifiedLayerNormalization
+    could be used: ONNX Runtime fuses a LayerNormalization whole when it loads it. Where w does not have the
+    shape of the normalized axes, it stays as it is.
     A LayerNormalization is one of these of x - mean(x), so run fuse-layer-norm before.
     """
 
@@ -53,6 +55,8 @@ class FuseRmsNorm(NodePass):
         if accepts(graph, "RMSNormalization", dtype):
             op = "RMSNormalization"
         elif contrib_accepts(ctx, _CONTRIB, dtype):
+            if _is_centred(graph, x):
+                raise RefusedRewrite("it is part of a LayerNormalization, which onnxruntime fuses whole")
             op = _CONTRIB
         else:
             raise RefusedRewrite(
@@ -63,3 +67,12 @@ class FuseRmsNorm(NodePass):
             scale, _ = scale_and_shift(graph, ctx, tail, scaled.count, op)
             attrs = {"axis": -scaled.count, "epsilon": scaled.epsilon}
             graph.replace(tail.last.outputs[0], op, [tail.x, scale], attrs=attrs)
+
+
+def _is_centred(graph: Rewriter, x: Tensor) -> bool:
+    """`x` is the difference of a tensor to its mean."""
+    sub = graph.producer(x)
+    if sub is None or sub.op != "Sub":
+        return False
+    mean = graph.producer(sub.inputs[1])
+    return mean is not None and mean.op == "ReduceMean" and mean.inputs[0] is sub.inputs[0]

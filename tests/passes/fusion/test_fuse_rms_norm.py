@@ -78,6 +78,14 @@ def test_onnx_runtimes_own_operator(opset: int) -> None:
     assert_same_numbers(before, done.model.to_proto(weights="inline"), Numerics.CLOSE)
 
 
+def test_a_layer_normalization_is_left_to_onnx_runtime() -> None:
+    body = f"m=ReduceMean<axes=[-1]>(z) x=Sub(z,m) {RMS}".replace(
+        "ReduceMean(q,last)", "ReduceMean<axes=[-1]>(q)"
+    )
+    text = model(body, opset=13, x="float[N, 3, 4] z")
+    assert_refuses(FuseRmsNorm(), text, "which onnxruntime fuses whole", target="ort-cpu")
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
