@@ -281,8 +281,9 @@ class _Validation:
             return verdicts.reordered(report, aligned)
         if report.fault == "candidate":
             swapped = explain.swapped(findings[0], base)
-            if swapped:
-                report = replace(report, explanation=f"{report.explanation} {swapped}")
+            hint = swapped or explain.quantized(report)
+            if hint:
+                report = replace(report, explanation=f"{report.explanation} {hint}")
         return report
 
     def _looked_into(

@@ -342,3 +342,22 @@ def test_an_optimizer_that_breaks_the_candidate(monkeypatch: pytest.MonkeyPatch)
     assert any("both models in the same way" in w for w in report.warnings)
     report = graphopt.validate(model())
     assert (report.verdict, report.fault) == ("failed", "onnxruntime's optimizer")
+
+
+def test_a_quantized_candidate_is_told_what_to_ask_for() -> None:
+    plain = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) { y = Tanh(x) }"""
+    )
+    coarse = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y)
+        <float s = {0.02}, uint8 z = {128}>
+        { t = Tanh(x) q = QuantizeLinear(t, s, z) y = DequantizeLinear(q, s, z) }"""
+    )
+    report = graphopt.validate(plain, coarse)
+    assert report.fault == "candidate"
+    assert "--numerics lossy" in report.explanation
+    assert graphopt.validate(plain, coarse, numerics="LOSSY").verdict == "proven"
+    moved = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) { y = Sin(x) }"""
+    )
+    assert "--numerics lossy" not in graphopt.validate(plain, moved).explanation

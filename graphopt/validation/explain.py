@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphopt.report.validated import ValidationReport
 from graphopt.runtime.session import CPU
 from graphopt.validation.compare import Level, OutputVerdict, judge
 from graphopt.validation.metrics import leaves
@@ -14,6 +15,15 @@ INTERFACE = "The candidate takes or gives something else, so that the two cannot
 REORDERED = (
     "The candidate has the same inputs and outputs at other places: callers that go by position get the "
     "wrong ones. --any-order accepts that."
+)
+# Operators that come with fewer bits.
+_FEWER_BITS = (
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "DequantizeLinear",
+    "com.microsoft::MatMulNBits",
+    "com.microsoft::DynamicQuantizeLSTM",
+    "com.microsoft::GatherBlockQuantized",
 )
 METRIC = "By the numbers the candidate is close enough, but it does its task worse than allowed."
 
@@ -84,6 +94,16 @@ def sentence(finding: Finding, miss: Miss, *, alone: bool) -> str:
         f"{provider}'s kernels break the candidate: on the CPU both compute the same, on {provider} only the "
         "reference still does."
     )
+
+
+def quantized(report: ValidationReport) -> str:
+    """What to ask of a candidate that computes with fewer bits than the reference; "" for others."""
+    if report.numerics == Level.LOSSY.value:
+        return ""
+    more = [op for op in _FEWER_BITS if report.after.ops.get(op, 0) > report.before.ops.get(op, 0)]
+    if not more:
+        return ""
+    return f"It is quantized ({more[0]}), so that it must move: hold it to a budget, with --numerics lossy."
 
 
 def undecided(finding: Finding, miss: Miss, probes: Sequence[str]) -> str:
