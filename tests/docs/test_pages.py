@@ -22,7 +22,13 @@ WITH_EXAMPLES = [name for name in PAGES if "<!-- example" in (DOCS / name).read_
 Blocks = Callable[[str], list[Any]]
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES)
+# Pages whose examples search or measure for long; CI runs them with the slow tests.
+LONG = ("gate.md", "mixed-precision.md", "quantization.md", "recipes.md", "sensitivity.md")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.slow if p in LONG else ()) for p in WITH_EXAMPLES]
+)
 def test_examples_run(page: str, blocks: Blocks, shell: Any) -> None:
     """All marked blocks of a page in order, in one folder that has the models and the page's files."""
     shutil.copytree(
