@@ -210,16 +210,24 @@ def _leave_out(specimen: Specimen, plan: Plan, chosen: Sequence[ir.Node]) -> boo
         swaps = [Swap(name, "tensor", bypass[name]) for name in names]
         if specimen.attempt(plan.build(swaps=swaps), what):
             return True
-    return _replace(specimen, plan, names, what)
+    if _replace(specimen, plan, names, what):
+        return True
+    # What is before them may be needed although nothing else depends on it: then it is returned.
+    before = [t.name for t in plan.entering(chosen)]
+    returned = [t.name for t in plan.model.graph.outputs]
+    kept = [*returned, *(name for name in before if name not in returned)]
+    return len(kept) > len(returned) and _replace(specimen, plan, names, what, kept)
 
 
-def _replace(specimen: Specimen, plan: Plan, names: Sequence[str], what: str) -> bool:
+def _replace(
+    specimen: Specimen, plan: Plan, names: Sequence[str], what: str, outputs: Sequence[str] | None = None
+) -> bool:
     """Compute the tensors `names` no longer: by constants or inputs, whichever worked last first."""
     values = specimen.values(names)
     for by in list(specimen.ways):
         swaps = [Swap(name, by) for name in names]
         feeds = {n: v for n, v in values.items() if n in names} if by == "input" else {}
-        if specimen.attempt(plan.build(swaps=swaps, values=values), what, feeds):
+        if specimen.attempt(plan.build(outputs=outputs, swaps=swaps, values=values), what, feeds):
             specimen.prefer(by)
             return True
     return False

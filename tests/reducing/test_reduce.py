@@ -102,6 +102,22 @@ def test_two_branches_that_meet(tmp_path: Path, small: Any) -> None:
     assert ops(proto) == ["Add"]
 
 
+def test_what_lies_between_two_nodes_goes_although_the_first_leads_nowhere_else(
+    tmp_path: Path, small: Any
+) -> None:
+    model = save(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 2] x) => (float[1, 3] y)
+        <float[2, 3] w = {1, 2, 3, 4, 5, 6}>
+        { a = Relu(x)  b = Sinh(a)  c = MatMul(b, w)  d = Erf(c)  y = Exp(d) }
+        """,
+        tmp_path / "m.onnx",
+    )
+    _, proto = small(model, containing("Sinh", "Erf"))
+    assert sorted(ops(proto)) == ["Erf", "Sinh"]  # not one behind the other any more
+
+
 def test_initializers_that_nobody_reads_any_more_are_gone(tmp_path: Path, small: Any) -> None:
     model = save(
         """
