@@ -34,6 +34,7 @@ _HOME = {
     "html": "graphopt.pages",
     "load": "graphopt.api",
     "merge": "graphopt.merging",
+    "reduce": "graphopt.reducing.search",
     "run": "graphopt.api",
     "survey": "graphopt.surveying",
     "validate": "graphopt.validating",
@@ -58,6 +59,7 @@ __all__ = [
     "html",
     "load",
     "merge",
+    "reduce",
     "run",
     "survey",
     "validate",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from graphopt.merging import merge
     from graphopt.model import Model
     from graphopt.pages import html
+    from graphopt.reducing.search import reduce
     from graphopt.report.document import RunReport
     from graphopt.report.validated import ValidationReport
     from graphopt.surveying import survey
