@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -44,10 +44,17 @@ Tell: TypeAlias = Callable[[str, str], None]
 
 @dataclass
 class Result:
-    """What `run` returns: the optimized model, and what was done to it with the evidence."""
+    """What `run` returns: the optimized model, and what was done to it with the evidence.
+
+    Attributes:
+        model: the model.
+        report: the report.
+        removed_by: what removed nodes computed, by name of their first output -> the pass that removed them.
+    """
 
     model: Model
     report: RunReport
+    removed_by: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         nodes = f"{self.report.before.nodes} -> {self.report.after.nodes} nodes"
@@ -269,7 +276,8 @@ def run(
         recipe=recipe.name if isinstance(recipe, Recipe) else "",
         stages=gates.rows() if gates is not None else (),
     )
-    return Result(outcome.run.model, summary.with_proof(report, outcome))
+    removed_by = {name: c.key.pass_name for c in outcome.run.journal.changes for name in c.gone}
+    return Result(outcome.run.model, summary.with_proof(report, outcome), removed_by)
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ def html(
     before: Model | None = None,
     after: Model | None = None,
     graph: GraphView | None = None,
+    removed_by: Mapping[str, str] | None = None,
     layers: Sequence[LayerRow] = (),
     layers_note: str = "",
     calibration: CalibrationReport | None = None,
@@ -40,6 +41,7 @@ def html(
         report: of a run, a validation, a measurement of latency, or a gate.
         before, after: the models that it is about, which the page then draws.
         graph: the same, drawn already.
+        removed_by: who removed nodes, as in the result of a run.
         layers, layers_note: for a run: intermediate tensors, compared; or why they are not.
         calibration, calibration_note: for a run: what was measured of the activations; or why nothing was.
 
@@ -54,7 +56,7 @@ def html(
     from graphopt.viewing import view
 
     if graph is None and after is not None:
-        graph = view(after, before)
+        graph = view(after, before, removed_by)
     if isinstance(report, RunReport):
         return pages.run_page(
             report,

@@ -23,12 +23,13 @@ _FEW = 8
 
 
 @collector.relaxed()
-def view(after: Model, before: Model | None = None) -> GraphView:
+def view(after: Model, before: Model | None = None, removed_by: Mapping[str, str] | None = None) -> GraphView:
     """Draw one model, or two side by side.
 
     Args:
         after: the model; of two, the one that came from the other.
         before: the other one. Nodes are paired as `graphopt diff` does.
+        removed_by: name of the first output of nodes that are gone -> the pass that removed them.
 
     Returns:
         The drawing. Shapes that cannot be inferred are left out; large initializers have no statistics, and
@@ -43,6 +44,10 @@ def view(after: Model, before: Model | None = None) -> GraphView:
         return GraphView(drawn, None, WIDTH, HEIGHT, tuple(dict.fromkeys(notes)))
     bodies_before = labelled_bodies(before)
     fates_before, fates_after = _fates(bodies_before, bodies_after)
+    for node, fate in fates_before.items():
+        if fate.state == "removed" and node.outputs:
+            by = (removed_by or {}).get(node.outputs[0].name, "")
+            fates_before[node] = replace(fate, by=by)
     first = _Artist(before, bodies_before, fates_before, notes).model(_title(before))
     second = _Artist(after, bodies_after, fates_after, notes).model(_title(after))
     first, second = _paired(first, second, "removed"), _paired(second, first, "added")
@@ -51,11 +56,12 @@ def view(after: Model, before: Model | None = None) -> GraphView:
 
 @dataclass(frozen=True)
 class _Fate:
-    """What became of a node: its state, its counterpart's index, what differs."""
+    """What became of a node: its state, its counterpart's index, what differs, who removed it."""
 
     state: State
     pair: int = -1
     changes: tuple[str, ...] = ()
+    by: str = ""
 
 
 def _fates(
@@ -183,7 +189,7 @@ class _Artist:
                     op_text(node),
                     state=fate.state,
                     pair=fate.pair,
-                    made_by=_maker(node),
+                    made_by=fate.by or _maker(node),
                     inputs=table.numbers(node.inputs),
                     outputs=table.numbers(node.outputs),
                     captures=table.numbers(captures),

@@ -138,3 +138,19 @@ def test_real_models(name: str) -> None:
     for body in (*drawn.before.bodies, *drawn.after.bodies):
         assert len({(n.x, n.y) for n in body.nodes}) == len(body.nodes)
         assert all(n.x + drawn.node_width <= body.width + 1 for n in body.nodes)
+
+
+def test_removed_nodes_say_which_pass_removed_them() -> None:
+    path = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
+    result = graphopt.run(path)
+    drawn = view(result.model, graphopt.load(path), result.removed_by)
+    assert drawn.before is not None
+    removed = [n for n in drawn.before.bodies[0].nodes if n.state == "removed" and n.kind == "node"]
+    by = {n.op: n.made_by for n in removed}
+    assert by["Conv"] == "fold-conv-bn"
+    assert by["Identity"] == "remove-identity"
+    assert by["Constant"] == "lift-constants"
+    assert all(n.made_by for n in removed)
+    plain = view(result.model, graphopt.load(path))
+    assert plain.before is not None
+    assert not any(n.made_by for n in plain.before.bodies[0].nodes)

@@ -169,7 +169,7 @@ def _shown(
         data = load_recipe(args.recipe).own_data()
     original = api.load(Path(args.model), trust_external_paths=args.trust_external_paths)
     tell("draw", args.model)
-    shown: dict[str, Any] = {"graph": view(result.model, original)}
+    shown: dict[str, Any] = {"graph": view(result.model, original, result.removed_by)}
     if report.verdict in ("not verified", "unproven"):
         shown["layers_note"] = f"not compared, since the result is {report.verdict}"
     else:

@@ -35,10 +35,23 @@ class Site:
         freed: tensors that lost a reader in it.
         added: nodes that it made.
         removed: operator types of the nodes that it took out.
+        gone: what these computed first, by name.
         refused: it was undone.
     """
 
-    __slots__ = ("added", "freed", "key", "learned", "op", "refused", "removed", "touched", "undo", "why")
+    __slots__ = (
+        "added",
+        "freed",
+        "gone",
+        "key",
+        "learned",
+        "op",
+        "refused",
+        "removed",
+        "touched",
+        "undo",
+        "why",
+    )
 
     def __init__(self, key: SiteKey, op: str, why: str, touched: int) -> None:
         self.key, self.op, self.why, self.touched = key, op, why, touched
@@ -47,6 +60,7 @@ class Site:
         self.freed: list[Tensor] = []
         self.added: dict[Node, None] = {}
         self.removed: list[str] = []
+        self.gone: list[str] = []
         self.refused = False
 
 
@@ -192,6 +206,7 @@ class Edits:
                 del self.site.added[node]
             else:
                 self.site.removed.append(node.op)
+                self.site.gone.append(node.outputs[0].name if node.outputs else node.name)
         self._log(self._unremove_node, body, node, rank)
 
     def _unremove_node(self, body: Body, node: Node, rank: float) -> None:

@@ -28,6 +28,7 @@ class Change:
         op: operator type of the root node.
         why: the rewrite in words.
         added, removed: operator types of the nodes that came and went.
+        gone: what those that went computed first, by name.
     """
 
     serial: int
@@ -36,6 +37,7 @@ class Change:
     why: str
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
 
 class Refusal(NamedTuple):

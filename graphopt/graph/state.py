@@ -164,7 +164,7 @@ class GraphState(Edits):
             return
         added = [n.op for n in site.added if n in self.index.home]
         self.journal.changes.append(
-            Change(len(self.journal.changes), site.key, site.op, site.why, added, site.removed)
+            Change(len(self.journal.changes), site.key, site.op, site.why, added, site.removed, site.gone)
         )
 
     @contextlib.contextmanager

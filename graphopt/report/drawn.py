@@ -40,7 +40,8 @@ class DrawnNode:
         kind: "node"; or "input" and "output", which have one tensor each and no operator.
         state: what became of it.
         pair: its index in the same body of the other model, -1 for none.
-        made_by: the pass that made it, "" for nodes of the input model.
+        made_by: the pass that made it, "" for nodes of the input model; of a removed node, the pass that
+            removed it.
         inputs, outputs: indices into the body's tensors; -1 for one that is left out.
         captures: tensors of this body that bodies within the node read.
         attributes: `key=value`, one each.

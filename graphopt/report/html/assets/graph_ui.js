@@ -206,7 +206,7 @@ class GraphUi {
     if (this.both) {
       const by = body.by(v), words = state === "same" ? "unchanged" : state;
       const line = make("p", {}, make("span", { className: "state " + state, textContent: `${MARKS[state]} ${words}`.trim() }));
-      line.append(by ? `, made by ${by}` : "", ` (${side})`);
+      line.append(by ? `, ${state === "removed" ? "removed" : "made"} by ${by}` : "", ` (${side})`);
       box.append(line);
     } else if (body.by(v)) box.append(make("p", { textContent: `made by ${body.by(v)}` }));
     const part = (title, rows) => { if (rows.length) box.append(make("h4", { textContent: title }), make("ul", {}, ...rows)); };
