@@ -313,6 +313,17 @@ def _notes(found: Measurement, timings: Sequence[Timing], plan: Plan, busy: floa
         notes.append(f"up to {disturbed:.0%} of the runs were interrupted by other processes")
     if len(timings) > 1 and any(not t.steady for t in timings):
         notes.append("times drift; ratios are made of turns, of which both sides see the same drift")
+    notes += disagreements(found.ratios, timings)
     if plan.provider in NVIDIA and any(t.ops for t in timings):
         notes.append("the profiler sees how long GPU kernels take to launch, not how long they run")
     return notes
+
+
+def disagreements(ratios: Sequence[Ratio], timings: Sequence[Timing]) -> list[str]:
+    """Notes on models whose median says otherwise than their ratio to the first one, which is paired."""
+    return [
+        f"the median of {timing.label} says otherwise than its ratio: the machine changed its speed meanwhile, "
+        "which pairs of runs do not notice; the ratio counts"
+        for ratio, timing in zip(ratios, timings[1:], strict=True)
+        if ratio.verdict != "no difference" and (timing.p50_ms > timings[0].p50_ms) != (ratio.ratio > 1)
+    ]

@@ -10,10 +10,11 @@ import pytest
 from onnx import parser
 
 import graphopt
-from graphopt.benching import SAMPLES, bench
+from graphopt.benching import SAMPLES, bench, disagreements
 from graphopt.errors import ProviderError, UserError
-from graphopt.report.document import to_json
-from graphopt.report.timed import SCHEMA, BenchReport
+from graphopt.report.document import FileInfo, to_json
+from graphopt.report.timed import SCHEMA, BenchReport, Timing
+from graphopt.runtime.plan import Ratio
 
 MODEL = "models/digits_cnn.onnx"
 QUICK = {"seconds": 0.2, "profile": False, "memory": False}
@@ -138,3 +139,15 @@ def test_a_model_that_does_not_load() -> None:
                 )
             ]
         )
+
+
+def test_a_median_that_says_otherwise_than_the_ratio_is_explained() -> None:
+    def timing(label: str, median: float) -> Timing:
+        return Timing(label, FileInfo(), 100, 10, True, median, median, median, median, median, median)
+
+    faster = Ratio(0.95, 0.94, 0.96, 0.99, 100, 20, 0.94, 0.96, 0.01, 0.01)
+    same = Ratio(0.999, 0.98, 1.02, 0.99, 100, 20, 0.98, 1.02, 0.02, 0.01)
+    assert disagreements([faster], [timing("A", 2.0), timing("B", 1.9)]) == []
+    assert disagreements([same], [timing("A", 2.0), timing("B", 2.1)]) == []
+    (note,) = disagreements([faster], [timing("A", 2.0), timing("B", 2.1)])
+    assert note.startswith("the median of B says otherwise")
