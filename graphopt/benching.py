@@ -322,8 +322,8 @@ def _notes(found: Measurement, timings: Sequence[Timing], plan: Plan, busy: floa
 def disagreements(ratios: Sequence[Ratio], timings: Sequence[Timing]) -> list[str]:
     """Notes on models whose median says otherwise than their ratio to the first one, which is paired."""
     return [
-        f"the median of {timing.label} says otherwise than its ratio: the machine changed its speed meanwhile, "
-        "which pairs of runs do not notice; the ratio counts"
+        f"the median of {timing.label} says otherwise than its ratio: the machine changed its speed "
+        "meanwhile, which pairs of runs do not notice; the ratio counts"
         for ratio, timing in zip(ratios, timings[1:], strict=True)
         if ratio.verdict != "no difference" and (timing.p50_ms > timings[0].p50_ms) != (ratio.ratio > 1)
     ]
