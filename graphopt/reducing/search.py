@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import ir, summary
-from graphopt.checking import Answer, CheckCommand
+from graphopt.checking import CheckCommand
 from graphopt.errors import UserError
 from graphopt.graph.stats import model_stats
 from graphopt.graph.text import model_text
@@ -93,7 +93,7 @@ def reduce(
         output=summary.file_info(saved.model, saved.data),
         inputs=inputs,
         check=check,
-        failure=_failure_words(specimen.failure),
+        failure=specimen.failure.words(),
         before=before,
         after=model_stats(small),
         steps=tuple(specimen.steps),
@@ -103,10 +103,6 @@ def reduce(
         checks=command.runs,
         seconds=time.perf_counter() - start,
     )
-
-
-def _failure_words(answer: Answer) -> str:
-    return answer.words()
 
 
 def _search(specimen: Specimen) -> None:
@@ -203,11 +199,10 @@ def _leave_out(specimen: Specimen, plan: Plan, chosen: Sequence[ir.Node]) -> boo
     sources = list(dict.fromkeys(t for n in chosen for t in plan.reads(n)))
     made = {t for n in chosen for t in n.outputs}
     around = [t for t in sources if t not in made]
-    # An activation rather than a weight, the last one that goes in rather than the first.
-    around.sort(key=lambda t: isinstance(t, ir.Constant))
-    bypass = {t.name: s.name for t in leaving for s in reversed(around) if plan.same_type(t, s)}
-    if len(bypass) == len(leaving):
-        swaps = [Swap(name, "tensor", bypass[name]) for name in names]
+    around.sort(key=lambda t: isinstance(t, ir.Constant))  # an activation rather than a weight
+    bypass = [next((s.name for s in around if plan.same_type(t, s)), "") for t in leaving]
+    if all(bypass):
+        swaps = [Swap(name, "tensor", other) for name, other in zip(names, bypass, strict=True)]
         if specimen.attempt(plan.build(swaps=swaps), what):
             return True
     if _replace(specimen, plan, names, what):
