@@ -1,6 +1,6 @@
 """How long pages with large graphs take: to make, and to open in a real browser.
 
-    python html_graph.py [NODES ...]      default: 1000 5000 20000 50000
+    python benchmarks/html_graph.py [NODES ...]
 
 Each model is benchmarks/synthetic.py's, before and after the default pipeline. Opening is counted from the
 start of the navigation until the graph is drawn and can be used (the page marks it), the median of five.
@@ -9,6 +9,7 @@ Needs chromium, chromedriver and selenium. Prints a table in Markdown; seconds o
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import statistics
 import subprocess
@@ -90,7 +91,18 @@ def row(driver: Any, folder: Path, nodes: int) -> list[str]:
 
 
 def main() -> None:
-    sizes = [int(word) for word in sys.argv[1:]] or [1000, 5000, 20_000, 50_000]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "nodes",
+        nargs="*",
+        type=int,
+        default=[1000, 5000, 20_000, 50_000],
+        metavar="NODES",
+        help="about so many",
+    )
+    sizes = parser.parse_args().nodes
     print("| nodes | drawing, s | page, s | MB | opens, s | whole, ms | near, ms | search, ms |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
